@@ -1,0 +1,152 @@
+//! Capabilities: what is passed on, and what is said.
+
+use crate::harness::check;
+use expect_test::expect;
+
+#[test]
+fn news_is_passed_on_once() {
+    check(
+        "gossip S m
+        gossip S m seq=1
+        +3000
+        gossip S m seq=9 by=T
+        +3000
+        gossip S m seq=4
+        gossip O m",
+        expect![[r#"
+            gossip S m
+                forward
+            gossip S m seq=1
+                drop: Stale
+            +3000
+            gossip S m seq=9 by=T
+                forward
+            +3000
+            gossip S m seq=4
+                drop: Stale
+            gossip O m
+                drop: Own
+        "#]],
+    );
+}
+
+#[test]
+fn who_speaks_too_often_is_not_passed_on() {
+    check(
+        "gossip S m
+        +1000
+        gossip S m
+        +1500
+        gossip S m",
+        expect![[r#"
+            gossip S m
+                forward
+            +1000
+            gossip S m
+                drop: TooOften
+            +1500
+            gossip S m
+                forward
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_sent_to_me_alone_is_kept_to_myself() {
+    check(
+        "direct C c
+        direct D m by=C
+        submit j1 circle entry=c",
+        expect![[r#"
+            direct C c
+            direct D m by=C
+            submit j1 circle entry=c
+                offer C j1#1 c circle
+                tell j1: 0 ahead, 0 ms, asking node C
+        "#]],
+    );
+}
+
+#[test]
+fn a_capability_lives_ten_minutes() {
+    check(
+        "gossip S m
+        +590000
+        submit j1 commons deadline=1000
+        +11000
+        submit j2 commons",
+        expect![[r#"
+            gossip S m
+                forward
+            +590000
+            submit j1 commons deadline=1000
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+            +11000
+                591000: close S j1#1 0 tokens: Deadline
+                591000: fail j1: the deadline passed after 1 attempts: asking node f80cccdc
+            submit j2 commons
+                tell j2: 0 ahead, 0 ms, no node in scope can answer with this model right now
+        "#]],
+    );
+}
+
+#[test]
+fn a_node_that_lends_nothing_says_nothing() {
+    check(
+        "own m
+        +200000",
+        expect![[r#"
+            own m
+            +200000
+        "#]],
+    );
+}
+
+#[test]
+fn own_entries_go_to_the_circle_only_and_last() {
+    check(
+        "own m d
+        lend commons 2
+        +5000",
+        expect![[r#"
+            own m d
+            lend commons 2
+            +5000
+                1: publish to all: [m] slots 2 queue 0
+                1: publish to circle: [d m] slots 2 queue 0
+        "#]],
+    );
+}
+
+#[test]
+fn changes_are_published_at_most_every_5_s_and_the_end_of_lending_once() {
+    check(
+        "own m
+        lend commons 2
+        +1000
+        lend commons 1
+        +4001
+        +1
+        lend off
+        +5000
+        +60000",
+        expect![[r#"
+            own m
+            lend commons 2
+            +1000
+                1: publish to all: [m] slots 2 queue 0
+                1: publish to circle: [m] slots 2 queue 0
+            lend commons 1
+            +4001
+                5001: publish to all: [m] slots 1 queue 0
+                5001: publish to circle: [m] slots 1 queue 0
+            +1
+            lend off
+            +5000
+                10001: publish to all: [] slots 0 queue 0
+                10001: publish to circle: [] slots 0 queue 0
+            +60000
+        "#]],
+    );
+}

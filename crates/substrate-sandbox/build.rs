@@ -1,0 +1,38 @@
+//! Compiles `policy/seccomp/*.json` into the BPF programs that the worker installs.
+//!
+//! Invariant: a policy that is wrong in any way stops the build and names its file and line.
+//! Absent by design: a policy read at run time. What a worker may do is fixed with its binary.
+
+#[cfg(target_os = "linux")]
+#[path = "build/policy.rs"]
+mod policy;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}
+
+#[cfg(target_os = "linux")]
+fn main() {
+    if let Err(message) = run() {
+        println!("cargo::error={message}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn run() -> Result<(), String> {
+    use std::{env, fs, path::PathBuf};
+
+    let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
+    let arch = variable("CARGO_CFG_TARGET_ARCH")?;
+    let out = PathBuf::from(variable("OUT_DIR")?).join("filters.rs");
+    let folder = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("../../policy/seccomp");
+
+    let mut rust = String::new();
+    for (stage, file) in [("STAGE_A", "stage-a.json"), ("STAGE_B", "stage-b.json")] {
+        let path = folder.join(file);
+        println!("cargo::rerun-if-changed={}", path.display());
+        let text = fs::read_to_string(&path).map_err(|error| format!("{file}: {error}"))?;
+        let compiled = policy::compile(&format!("policy/seccomp/{file}"), &text, &arch)?;
+        rust.push_str(&policy::to_rust(stage, compiled.as_ref()));
+    }
+    fs::write(&out, rust).map_err(|error| format!("{}: {error}", out.display()))
+}

@@ -1,0 +1,418 @@
+//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases.
+//!
+//! Its bytes are what a manifest's input commitment covers, so one input has exactly one encoding:
+//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias}, absent where empty.
+//!
+//! Invariant: `from_cbor_bytes(b) == Ok(i)` implies `i.to_cbor_bytes() == Ok(b)`.
+//! Invariant: an input is parsed inside the wall only; the daemon that serves it passes on bytes.
+//! Absent by design: a look inside tools and schema (JSON text, the worker's to parse), and a
+//! `Debug` that shows text.
+
+use std::fmt;
+
+use super::cbor::{Reader, Writer};
+
+pub use super::cbor::CborError;
+
+/// The largest encoded input (PROTOCOL 4).
+pub const MAX_INPUT: usize = 8 * 1024 * 1024;
+
+/// The most messages: at 2 KiB each they fill the largest input.
+pub const MAX_MESSAGES: usize = 4096;
+
+/// The most stop strings; OpenAI's API takes 4, Ollama's names no limit.
+pub const MAX_STOPS: usize = 64;
+
+/// The longest stop string in bytes: all of them are matched at every token.
+pub const MAX_STOP: usize = 1024;
+
+/// The most logit biases: far above what clients send, far below a vocabulary.
+pub const MAX_LOGIT_BIAS: usize = 4096;
+
+/// The longest role, name or tool call id in bytes.
+pub const MAX_LABEL: usize = 256;
+
+/// What a job is asked to work on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Conversation or plain text.
+    pub prompt: Prompt,
+    /// Tool definitions as JSON text.
+    pub tools: Option<String>,
+    /// JSON schema of the answer as JSON text.
+    pub schema: Option<String>,
+    /// Strings that end the answer.
+    pub stop: Vec<String>,
+    /// Token id and bias in 1/65,536 of a logit, ascending by id, no id twice.
+    pub logit_bias: Vec<(u32, i32)>,
+}
+
+/// What the model reads.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// Messages for the model's chat template.
+    Chat(Vec<Message>),
+    /// Text as it is, no template.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether special tokens in the text count as such.
+        special: bool,
+    },
+}
+
+/// One message of a conversation.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, `tool`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+    /// The speaker's name, if given.
+    pub name: Option<String>,
+    /// The assistant's tool calls as JSON text.
+    pub tool_calls: Option<String>,
+    /// Which call a tool's message answers.
+    pub tool_call_id: Option<String>,
+    /// The assistant's earlier reasoning.
+    pub thinking: Option<String>,
+}
+
+/// Why an input is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The bytes are not canonical CBOR of the expected shape.
+    #[error("input is not canonical: {0}")]
+    Cbor(#[from] CborError),
+    /// A field is missing, unknown, out of order, or present though empty.
+    #[error("unexpected field {label} in {place}")]
+    Field {
+        /// The label found, or of the field missed.
+        label: u64,
+        /// Where.
+        place: &'static str,
+    },
+    /// Something is larger than its limit.
+    #[error("{what} of {size} is over the limit of {limit}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A stop string is empty, which would end every answer at once.
+    #[error("a stop string is empty")]
+    EmptyStop,
+    /// Logit biases are not ascending by token id.
+    #[error("logit biases are not ascending by token id")]
+    BiasOrder,
+}
+
+impl Input {
+    /// An input of messages alone.
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self::from_prompt(Prompt::Chat(messages))
+    }
+
+    /// An input of plain text alone.
+    pub fn text(text: impl Into<String>, special: bool) -> Self {
+        let text = text.into();
+        Self::from_prompt(Prompt::Text { text, special })
+    }
+
+    /// An input of a prompt alone.
+    pub fn from_prompt(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            tools: None,
+            schema: None,
+            stop: Vec::new(),
+            logit_bias: Vec::new(),
+        }
+    }
+
+    /// The one encoding of this input.
+    ///
+    /// # Errors
+    /// An input that [`Input::from_cbor_bytes`] would refuse is not encoded.
+    pub fn to_cbor_bytes(&self) -> Result<Vec<u8>, InputError> {
+        self.check()?;
+        let mut w = Writer::default();
+        w.map(
+            1 + usize::from(self.tools.is_some())
+                + usize::from(self.schema.is_some())
+                + usize::from(!self.stop.is_empty())
+                + usize::from(!self.logit_bias.is_empty()),
+        );
+        write_prompt(&mut w, &self.prompt);
+        write_option(&mut w, 3, self.tools.as_deref());
+        write_option(&mut w, 4, self.schema.as_deref());
+        if !self.stop.is_empty() {
+            w.unsigned(5);
+            w.array(self.stop.len());
+            self.stop.iter().for_each(|stop| w.text(stop));
+        }
+        if !self.logit_bias.is_empty() {
+            w.unsigned(6);
+            w.array(self.logit_bias.len());
+            for &(id, bias) in &self.logit_bias {
+                w.array(2);
+                w.unsigned(u64::from(id));
+                w.signed(bias);
+            }
+        }
+        within("input", w.0.len(), MAX_INPUT)?;
+        Ok(w.0)
+    }
+
+    /// The input that has exactly this encoding.
+    pub fn from_cbor_bytes(bytes: &[u8]) -> Result<Self, InputError> {
+        within("input", bytes.len(), MAX_INPUT)?;
+        let mut reader = Reader(bytes);
+        let mut fields = Fields::open(&mut reader, "input")?;
+        let prompt = match fields.next(&mut reader)? {
+            Some(1) => Prompt::Chat(read_list(
+                &mut reader,
+                "messages",
+                MAX_MESSAGES,
+                read_message,
+            )?),
+            Some(2) => read_text_prompt(&mut reader)?,
+            other => return Err(fields.unexpected(other)),
+        };
+        let mut input = Self::from_prompt(prompt);
+        while let Some(label) = fields.next(&mut reader)? {
+            match label {
+                3 => input.tools = Some(reader.text()?.to_owned()),
+                4 => input.schema = Some(reader.text()?.to_owned()),
+                5 => input.stop = read_list(&mut reader, "stop", MAX_STOPS, read_string)?,
+                6 => {
+                    input.logit_bias =
+                        read_list(&mut reader, "logit_bias", MAX_LOGIT_BIAS, read_bias)?;
+                }
+                _ => return Err(fields.unexpected(Some(label))),
+            }
+            if (label == 5 && input.stop.is_empty()) || (label == 6 && input.logit_bias.is_empty())
+            {
+                return Err(fields.unexpected(Some(label)));
+            }
+        }
+        reader.finish()?;
+        input.check()?;
+        Ok(input)
+    }
+
+    /// The limits both directions share.
+    fn check(&self) -> Result<(), InputError> {
+        if let Prompt::Chat(messages) = &self.prompt {
+            within("messages", messages.len(), MAX_MESSAGES)?;
+            messages.iter().try_for_each(Message::check)?;
+        }
+        within("stop strings", self.stop.len(), MAX_STOPS)?;
+        for stop in &self.stop {
+            if stop.is_empty() {
+                return Err(InputError::EmptyStop);
+            }
+            within("stop string", stop.len(), MAX_STOP)?;
+        }
+        within("logit biases", self.logit_bias.len(), MAX_LOGIT_BIAS)?;
+        if !self.logit_bias.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(InputError::BiasOrder);
+        }
+        Ok(())
+    }
+}
+
+impl Message {
+    /// A message with only a role and a content.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            ..Self::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), InputError> {
+        within("role", self.role.len(), MAX_LABEL)?;
+        within("name", self.name.as_ref().map_or(0, String::len), MAX_LABEL)?;
+        let id = self.tool_call_id.as_ref().map_or(0, String::len);
+        within("tool call id", id, MAX_LABEL)
+    }
+
+    fn write(&self, w: &mut Writer) {
+        let options = [
+            self.name.as_deref(),
+            self.tool_calls.as_deref(),
+            self.tool_call_id.as_deref(),
+            self.thinking.as_deref(),
+        ];
+        w.map(2 + options.iter().flatten().count());
+        write_option(w, 1, Some(&self.role));
+        write_option(w, 2, Some(&self.content));
+        for (label, option) in (3..).zip(options) {
+            write_option(w, label, option);
+        }
+    }
+}
+
+fn write_prompt(w: &mut Writer, prompt: &Prompt) {
+    match prompt {
+        Prompt::Chat(messages) => {
+            w.unsigned(1);
+            w.array(messages.len());
+            messages.iter().for_each(|message| message.write(w));
+        }
+        Prompt::Text { text, special } => {
+            w.unsigned(2);
+            w.map(2);
+            write_option(w, 1, Some(text));
+            w.unsigned(2);
+            w.bool(*special);
+        }
+    }
+}
+
+fn write_option(w: &mut Writer, label: u64, text: Option<&str>) {
+    if let Some(text) = text {
+        w.unsigned(label);
+        w.text(text);
+    }
+}
+
+fn read_text_prompt(reader: &mut Reader<'_>) -> Result<Prompt, InputError> {
+    let mut fields = Fields::open(reader, "prompt")?;
+    fields.require(reader, 1)?;
+    let text = reader.text()?.to_owned();
+    fields.require(reader, 2)?;
+    let special = reader.bool()?;
+    match fields.next(reader)? {
+        None => Ok(Prompt::Text { text, special }),
+        other => Err(fields.unexpected(other)),
+    }
+}
+
+fn read_message(reader: &mut Reader<'_>) -> Result<Message, InputError> {
+    let mut fields = Fields::open(reader, "message")?;
+    fields.require(reader, 1)?;
+    let role = reader.text()?;
+    fields.require(reader, 2)?;
+    let mut message = Message::new(role, reader.text()?);
+    while let Some(label) = fields.next(reader)? {
+        let field = match label {
+            3 => &mut message.name,
+            4 => &mut message.tool_calls,
+            5 => &mut message.tool_call_id,
+            6 => &mut message.thinking,
+            _ => return Err(fields.unexpected(Some(label))),
+        };
+        *field = Some(reader.text()?.to_owned());
+    }
+    Ok(message)
+}
+
+fn read_string(reader: &mut Reader<'_>) -> Result<String, InputError> {
+    Ok(reader.text()?.to_owned())
+}
+
+fn read_bias(reader: &mut Reader<'_>) -> Result<(u32, i32), InputError> {
+    match reader.array()? {
+        2 => Ok((reader.u32()?, reader.i32()?)),
+        label => {
+            let place = "logit_bias";
+            Err(InputError::Field { label, place })
+        }
+    }
+}
+
+fn read_list<T>(
+    reader: &mut Reader<'_>,
+    what: &'static str,
+    limit: usize,
+    item: impl Fn(&mut Reader<'_>) -> Result<T, InputError>,
+) -> Result<Vec<T>, InputError> {
+    let size = usize::try_from(reader.array()?).unwrap_or(usize::MAX);
+    within(what, size, limit)?;
+    (0..size).map(|_| item(reader)).collect()
+}
+
+/// Walks the labels of a map, which must ascend.
+struct Fields {
+    left: u64,
+    last: u64,
+    place: &'static str,
+}
+
+impl Fields {
+    fn open(reader: &mut Reader<'_>, place: &'static str) -> Result<Self, InputError> {
+        let left = reader.map()?;
+        Ok(Self {
+            left,
+            last: 0,
+            place,
+        })
+    }
+
+    fn next(&mut self, reader: &mut Reader<'_>) -> Result<Option<u64>, InputError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let label = reader.unsigned()?;
+        if label <= self.last {
+            return Err(self.unexpected(Some(label)));
+        }
+        self.left -= 1;
+        self.last = label;
+        Ok(Some(label))
+    }
+
+    fn require(&mut self, reader: &mut Reader<'_>, wanted: u64) -> Result<(), InputError> {
+        match self.next(reader)? {
+            Some(label) if label == wanted => Ok(()),
+            Some(label) => Err(self.unexpected(Some(label))),
+            None => Err(self.unexpected(Some(wanted))),
+        }
+    }
+
+    fn unexpected(&self, label: Option<u64>) -> InputError {
+        InputError::Field {
+            label: label.unwrap_or(self.last + 1),
+            place: self.place,
+        }
+    }
+}
+
+fn within(what: &'static str, size: usize, limit: usize) -> Result<(), InputError> {
+    if size > limit {
+        return Err(InputError::TooLarge { what, size, limit });
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input")
+            .field("prompt", &self.prompt)
+            .field("stop", &self.stop.len())
+            .field("logit_bias", &self.logit_bias.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chat(messages) => write!(f, "Chat({} messages)", messages.len()),
+            Self::Text { text, .. } => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} bytes)", self.content.len())
+    }
+}

@@ -1,0 +1,258 @@
+//! The input's one encoding: what comes back, what is refused, and that it is CBOR at all.
+
+use ciborium::Value;
+use proptest::{collection::vec, option::of, prelude::*};
+use substrate_sandbox::wire::{
+    Input, InputError, Message, Prompt,
+    input::{CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS},
+};
+
+proptest! {
+    #[test]
+    fn every_input_comes_back(input in input()) {
+        let bytes = input.to_cbor_bytes().unwrap();
+        prop_assert!(Input::from_cbor_bytes(&bytes).unwrap() == input);
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_or_the_one_encoding(bytes in vec(any::<u8>(), 0..256)) {
+        one_encoding(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_input_is_an_error_or_the_one_encoding(
+        input in input(),
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut bytes = input.to_cbor_bytes().unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] = byte;
+        one_encoding(&bytes);
+        one_encoding(&bytes[..place]);
+    }
+
+    #[test]
+    fn another_implementation_writes_the_same_bytes(input in input()) {
+        let bytes = input.to_cbor_bytes().unwrap();
+        let value: Value = ciborium::from_reader(bytes.as_slice()).unwrap();
+        let mut again = Vec::new();
+        ciborium::into_writer(&value, &mut again).unwrap();
+        prop_assert_eq!(again, bytes);
+    }
+}
+
+fn one_encoding(bytes: &[u8]) {
+    if let Ok(input) = Input::from_cbor_bytes(bytes) {
+        assert_eq!(input.to_cbor_bytes().unwrap(), bytes);
+    }
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let prompt = prop_oneof![
+        vec(message(), 0..5).prop_map(Prompt::Chat),
+        any::<(String, bool)>().prop_map(|(text, special)| Prompt::Text { text, special }),
+    ];
+    let bias = prop::collection::btree_map(any::<u32>(), any::<i32>(), 0..4);
+    (
+        prompt,
+        any::<[Option<String>; 2]>(),
+        vec(".{1,9}", 0..3),
+        bias,
+    )
+        .prop_map(|(prompt, [tools, schema], stop, bias)| Input {
+            prompt,
+            tools,
+            schema,
+            stop,
+            logit_bias: bias.into_iter().collect(),
+        })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    (
+        ".{0,9}",
+        any::<String>(),
+        of(".{0,9}"),
+        of(".{0,9}"),
+        any::<[Option<String>; 2]>(),
+    )
+        .prop_map(
+            |(role, content, name, tool_call_id, [tool_calls, thinking])| Message {
+                role,
+                content,
+                name,
+                tool_calls,
+                tool_call_id,
+                thinking,
+            },
+        )
+}
+
+#[test]
+fn the_encoding_is_fixed() {
+    let mut input = Input::chat(vec![Message::new("user", "hi")]);
+    input.stop = vec!["\n".to_owned()];
+    input.logit_bias = vec![(5, -65_536), (300, 1)];
+    let hex: String = input
+        .to_cbor_bytes()
+        .unwrap()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        hex,
+        "a30181a201647573657202626869058161 0a06828205 39ffff8219012c01".replace(' ', "")
+    );
+    let text = Input::text("hi", true).to_cbor_bytes().unwrap();
+    assert_eq!(text, [0xa1, 2, 0xa2, 1, 0x62, b'h', b'i', 2, 0xf5]);
+}
+
+fn refused(bytes: &[u8], expected: &str) {
+    let error = Input::from_cbor_bytes(bytes)
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn what_is_not_canonical_is_refused() {
+    let text = |rest: &[u8]| [&[0xa1, 2, 0xa2, 1], rest].concat();
+    refused(
+        &text(&[0x78, 1, b'h', 2, 0xf5]),
+        "input is not canonical: not in shortest form",
+    );
+    refused(
+        &text(&[0x7f, 0x61, b'h', 0xff, 2, 0xf5]),
+        "input is not canonical: not in shortest form",
+    );
+    refused(
+        &text(&[0x61, b'h', 2, 0xf5, 0]),
+        "input is not canonical: 1 bytes after the last item",
+    );
+    refused(
+        &text(&[0x61, 0xff, 2, 0xf5]),
+        "input is not canonical: text is not utf-8",
+    );
+    refused(
+        &text(&[0x7b, 255, 255, 255, 255, 255, 255, 255, 255]),
+        "input is not canonical: ends inside an item",
+    );
+    refused(
+        &text(&[0x41, b'h', 2, 0xf5]),
+        "input is not canonical: unexpected item 0x40",
+    );
+    refused(
+        &[0xc0, 0xa0],
+        "input is not canonical: unexpected item 0xc0",
+    );
+    refused(&[], "input is not canonical: ends inside an item");
+}
+
+#[test]
+fn fields_that_do_not_belong_are_refused() {
+    let text = [2, 0xa2, 1, 0x60, 2, 0xf4];
+    let with = |head: u8, rest: &[u8]| [&[head][..], &text, rest].concat();
+    refused(&[0xa0], "unexpected field 1 in input");
+    refused(&[0xa1, 3, 0x60], "unexpected field 3 in input");
+    refused(&with(0xa2, &[7, 0x60]), "unexpected field 7 in input");
+    refused(&with(0xa2, &[2, 0x60]), "unexpected field 2 in input");
+    refused(
+        &with(0xa3, &[4, 0x60, 3, 0x60]),
+        "unexpected field 3 in input",
+    );
+    refused(&with(0xa2, &[5, 0x80]), "unexpected field 5 in input");
+    refused(&with(0xa2, &[6, 0x80]), "unexpected field 6 in input");
+    refused(
+        &[0xa1, 1, 0x81, 0xa1, 1, 0x60],
+        "unexpected field 2 in message",
+    );
+    refused(
+        &with(0xa2, &[6, 0x81, 0x83, 1, 1, 1]),
+        "unexpected field 3 in logit_bias",
+    );
+}
+
+#[test]
+fn counts_that_lie_are_refused_without_allocating() {
+    let messages = [&[0xa1, 1, 0x9b][..], &u64::MAX.to_be_bytes()].concat();
+    let error = Input::from_cbor_bytes(&messages).unwrap_err();
+    assert!(matches!(
+        error,
+        InputError::TooLarge {
+            what: "messages",
+            ..
+        }
+    ));
+    refused(
+        &[0xa1, 1, 0x19, 0x0f, 0xff],
+        "input is not canonical: unexpected item 0x00",
+    );
+    refused(
+        &[0xa1, 1, 0x99, 0x0f, 0xff],
+        "input is not canonical: ends inside an item",
+    );
+}
+
+#[test]
+fn limits_hold_in_both_directions() {
+    let text = |n: usize| "x".repeat(n);
+    let plain = || Input::text("", false);
+    let stops = |stop| Input { stop, ..plain() };
+    let biases = |n: u32| Input {
+        logit_bias: (0..n).map(|id| (id, 0)).collect(),
+        ..plain()
+    };
+    let cases = [
+        (
+            Input::text(text(MAX_INPUT - 100), false),
+            Input::text(text(MAX_INPUT), false),
+        ),
+        (
+            Input::chat(vec![Message::default(); MAX_MESSAGES]),
+            Input::chat(vec![Message::default(); MAX_MESSAGES + 1]),
+        ),
+        (
+            stops(vec![text(1); MAX_STOPS]),
+            stops(vec![text(1); MAX_STOPS + 1]),
+        ),
+        (stops(vec![text(MAX_STOP)]), stops(vec![text(MAX_STOP + 1)])),
+        (
+            biases(MAX_LOGIT_BIAS as u32),
+            biases(MAX_LOGIT_BIAS as u32 + 1),
+        ),
+        (
+            Input::chat(vec![Message::new(text(MAX_LABEL), "")]),
+            Input::chat(vec![Message::new(text(MAX_LABEL + 1), "")]),
+        ),
+    ];
+    for (fits, too_large) in cases {
+        let bytes = fits.to_cbor_bytes().unwrap();
+        assert!(Input::from_cbor_bytes(&bytes).unwrap() == fits);
+        assert!(matches!(
+            too_large.to_cbor_bytes(),
+            Err(InputError::TooLarge { .. })
+        ));
+    }
+    assert!(matches!(
+        Input::from_cbor_bytes(&vec![0; MAX_INPUT + 1]),
+        Err(InputError::TooLarge { what: "input", .. })
+    ));
+}
+
+#[test]
+fn an_empty_stop_and_unsorted_biases_are_refused() {
+    let mut input = Input::text("", false);
+    input.stop = vec![String::new()];
+    assert_eq!(input.to_cbor_bytes(), Err(InputError::EmptyStop));
+    input.stop.clear();
+    for bias in [vec![(2, 0), (1, 0)], vec![(1, 0), (1, 0)]] {
+        input.logit_bias = bias;
+        assert_eq!(input.to_cbor_bytes(), Err(InputError::BiasOrder));
+    }
+    let error = InputError::from(CborError::OutOfRange);
+    assert_eq!(
+        error.to_string(),
+        "input is not canonical: number out of range"
+    );
+}

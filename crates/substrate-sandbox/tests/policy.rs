@@ -1,0 +1,141 @@
+//! The policy's compiler: what it refuses, and where it says the fault lies.
+
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code)]
+#[path = "../build/policy.rs"]
+mod policy;
+
+use policy::compile;
+
+/// Compiles a policy whose fifth and sixth lines are given, for x86-64.
+fn check(refuse: &str, allow: &str, expected: &str) {
+    let text = format!(
+        "{{\n  \"about\": [\"a test\"],\n  \"arch\": {{ \"x86_64\": {{ \"FLAG\": 4 }} }},\n  \"refuse\": [\n{refuse}],\n  \
+         \"allow\": [{{ \"syscall\": \"read\", \"why\": \"to read\" }},\n{allow}] }}"
+    );
+    let compiled = compile("test.json", &text, "x86_64");
+    let said = match compiled {
+        Ok(Some(programs)) => format!("{} and {}", programs.refuse.len(), programs.allow.len()),
+        Ok(None) => "nothing".to_owned(),
+        Err(error) => error,
+    };
+    assert!(said.starts_with(expected), "{said}");
+}
+
+fn check_rule(rule: &str, expected: &str) {
+    check("", rule, expected);
+}
+
+#[test]
+fn an_unknown_call_is_named_with_its_line() {
+    check_rule(
+        r#"{ "syscall": "raed", "why": "a slip" }"#,
+        "test.json:7: Json Frontend error: Invalid syscall name: raed",
+    );
+}
+
+#[test]
+fn an_unknown_constant_is_named_with_its_line() {
+    check_rule(
+        r#"{ "syscall": "mmap", "why": "w", "when": [[{ "arg": 2, "equals": "FLAG|FALG" }]] }"#,
+        "test.json:7: unknown constant \"FALG\"",
+    );
+}
+
+#[test]
+fn an_argument_no_call_has_is_refused() {
+    check_rule(
+        r#"{ "syscall": "mmap", "why": "w", "when": [[{ "arg": 6, "equals": 0 }]] }"#,
+        "test.json:7: Json Frontend error: The seccomp rule contains an invalid argument index",
+    );
+}
+
+#[test]
+fn a_rule_without_a_reason_is_refused() {
+    check_rule(
+        r#"{ "syscall": "write", "why": " " }"#,
+        "test.json:7: a rule needs a reason in \"why\"",
+    );
+    check_rule(
+        r#"{ "syscall": "write" }"#,
+        "test.json:7: missing field `why`",
+    );
+}
+
+#[test]
+fn a_misspelt_field_is_refused() {
+    check_rule(
+        r#"{ "syscall": "write", "why": "w", "wehn": [] }"#,
+        "test.json:7: unknown field `wehn`",
+    );
+}
+
+#[test]
+fn a_call_listed_twice_is_refused() {
+    check_rule(
+        r#"{ "syscall": "read", "why": "again" }"#,
+        "test.json:7: system call \"read\" is listed twice",
+    );
+    check(
+        r#"{ "syscall": "write", "errno": "ENOSYS", "why": "w" }"#,
+        r#"{ "syscall": "write", "why": "w" }"#,
+        "test.json:7: system call \"write\" is listed twice",
+    );
+}
+
+#[test]
+fn only_a_missing_call_may_be_pretended() {
+    check(
+        r#"{ "syscall": "clone3", "errno": "EPERM", "why": "w" }"#,
+        r#"{ "syscall": "write", "why": "w" }"#,
+        "test.json:5: errno \"EPERM\" is not ENOSYS",
+    );
+}
+
+#[test]
+fn broken_json_is_named_with_its_line() {
+    check_rule(r#"{ "syscall": "#, "test.json:7: ");
+}
+
+#[test]
+fn an_architecture_without_constants_gets_no_program() {
+    let text = r#"{ "about": [], "arch": {}, "refuse": [], "allow": [] }"#;
+    assert!(compile("test.json", text, "x86_64").unwrap().is_none());
+    assert!(compile("test.json", text, "sparc").unwrap().is_none());
+}
+
+#[test]
+fn a_good_policy_compiles() {
+    check(
+        r#"{ "syscall": "clone3", "errno": "ENOSYS", "why": "w" }"#,
+        r#"{ "syscall": "mmap", "why": "w", "when": [[{ "arg": 2, "mask": "FLAG", "equals": 0 }]] }"#,
+        "",
+    );
+}
+
+#[test]
+fn the_second_stage_takes_away_and_adds_nothing() {
+    let calls = |text: &str| -> std::collections::BTreeSet<String> {
+        let policy: serde_json::Value = serde_json::from_str(text).unwrap();
+        let rules = policy["allow"].as_array().unwrap().iter();
+        rules
+            .map(|rule| rule["syscall"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = calls(include_str!("../../../policy/seccomp/stage-a.json"));
+    let second = calls(include_str!("../../../policy/seccomp/stage-b.json"));
+    assert!(second.is_subset(&first));
+    for gone in [
+        "openat",
+        "close",
+        "clone",
+        "seccomp",
+        "prctl",
+        "newfstatat",
+        "statx",
+        "fstat",
+    ] {
+        assert!(first.contains(gone) && !second.contains(gone), "{gone}");
+    }
+}

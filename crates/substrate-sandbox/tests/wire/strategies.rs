@@ -1,0 +1,176 @@
+//! Messages of every kind, for properties.
+
+use proptest::{collection::vec, option::of, prelude::*};
+use substrate_sandbox::wire::{
+    Failure, Finished, FromWorker, Load, ModelFacts, Prepare, Sampler, ToWorker, TokenLogprob,
+};
+
+pub fn to_worker() -> impl Strategy<Value = ToWorker> {
+    let seq = any::<u64>();
+    prop_oneof![
+        any::<(u32, u32, u32)>().prop_map(|(n_ctx, threads, batch_threads)| {
+            ToWorker::Load(Load {
+                n_ctx,
+                threads,
+                batch_threads,
+            })
+        }),
+        Just(ToWorker::Inspect),
+        prepare().prop_map(ToWorker::Prepare),
+        seq.prop_map(|seq| ToWorker::Begin { seq }),
+        seq.prop_map(|seq| ToWorker::Cancel { seq }),
+        seq.prop_map(|seq| ToWorker::Pause { seq }),
+        seq.prop_map(|seq| ToWorker::Resume { seq }),
+        any::<(u32, u32)>().prop_map(|(decode, batch)| ToWorker::Threads { decode, batch }),
+        any::<(u64, String, bool)>().prop_map(|(seq, text, special)| ToWorker::Tokenize {
+            seq,
+            text,
+            special
+        }),
+        any::<(u64, Vec<u32>)>().prop_map(|(seq, ids)| ToWorker::Detokenize { seq, ids }),
+        any::<(u64, Vec<u8>)>().prop_map(|(seq, input)| ToWorker::Render { seq, input }),
+        any::<(u64, u32, u32)>().prop_map(|(seq, prefill, decode)| ToWorker::Bench {
+            seq,
+            prefill,
+            decode
+        }),
+        Just(ToWorker::Shutdown),
+    ]
+}
+
+pub fn from_worker() -> impl Strategy<Value = FromWorker> {
+    prop_oneof![
+        any::<(u8, u8, bool)>().prop_map(|(stage, landlock, seccomp)| FromWorker::Sealed {
+            stage,
+            landlock,
+            seccomp
+        }),
+        facts().prop_map(FromWorker::Loaded),
+        facts().prop_map(FromWorker::Inspected),
+        any::<(u64, u32)>().prop_map(|(seq, n_in)| FromWorker::Prepared { seq, n_in }),
+        any::<(u64, u32)>().prop_map(|(seq, n)| FromWorker::Prefilled { seq, n }),
+        (any::<(u64, Vec<u32>, Vec<u8>)>(), vec(logprob(), 0..3)).prop_map(
+            |((seq, ids, bytes), logprobs)| FromWorker::Tokens {
+                seq,
+                ids,
+                bytes,
+                logprobs
+            }
+        ),
+        finished().prop_map(FromWorker::Finished),
+        any::<(u64, Vec<u32>)>().prop_map(|(seq, ids)| FromWorker::Tokenized { seq, ids }),
+        any::<(u64, Vec<u8>)>().prop_map(|(seq, bytes)| FromWorker::Detokenized { seq, bytes }),
+        any::<(u64, String)>().prop_map(|(seq, text)| FromWorker::Rendered { seq, text }),
+        any::<(u64, u64, u64)>().prop_map(|(seq, prefill, decode)| FromWorker::Benched {
+            seq,
+            prefill,
+            decode
+        }),
+        (of(any::<u64>()), failure(), any::<String>())
+            .prop_map(|(seq, why, detail)| FromWorker::Failed { seq, why, detail }),
+    ]
+}
+
+fn prepare() -> impl Strategy<Value = Prepare> {
+    (any::<(u64, Vec<u8>, [u8; 32], Vec<u32>, u32)>(), sampler()).prop_map(
+        |((seq, input, seed, resume, max_tokens), sampler)| Prepare {
+            seq,
+            input,
+            sampler,
+            seed,
+            resume,
+            max_tokens,
+        },
+    )
+}
+
+fn sampler() -> impl Strategy<Value = Sampler> {
+    (
+        any::<[u64; 5]>(),
+        any::<(u32, u32, i32)>(),
+        any::<[i64; 2]>(),
+        of(any::<u32>()),
+    )
+        .prop_map(
+            |([temperature, top_p, min_p, typical_p, repeat], (top_k, n, last), [a, b], top)| {
+                Sampler {
+                    temperature,
+                    top_k,
+                    top_p,
+                    min_p,
+                    typical_p,
+                    repeat_last_n: last,
+                    repeat,
+                    presence: a,
+                    frequency: b,
+                    n,
+                    top_logprobs: top,
+                }
+            },
+        )
+}
+
+fn facts() -> impl Strategy<Value = ModelFacts> {
+    (
+        any::<[u64; 2]>(),
+        any::<[u32; 3]>(),
+        any::<[String; 5]>(),
+        any::<[Option<String>; 2]>(),
+    )
+        .prop_map(
+            |([n_params, size], [n_ctx_train, n_ctx, n_vocab], texts, [template, licence])| {
+                let [arch, quant, name, backend, build] = texts;
+                ModelFacts {
+                    arch,
+                    quant,
+                    name,
+                    n_params,
+                    n_ctx_train,
+                    n_ctx,
+                    n_vocab,
+                    template,
+                    licence,
+                    size,
+                    backend,
+                    build,
+                }
+            },
+        )
+}
+
+fn logprob() -> impl Strategy<Value = TokenLogprob> {
+    any::<(u32, i32, Vec<(u32, i32, Vec<u8>)>, Vec<u8>)>().prop_map(|(id, logprob, top, bytes)| {
+        TokenLogprob {
+            id,
+            logprob,
+            top,
+            bytes,
+        }
+    })
+}
+
+fn finished() -> impl Strategy<Value = Finished> {
+    any::<(u64, u8, u32, Vec<u8>, u64, u64, i32)>().prop_map(
+        |(seq, finish, n_out, tail, prefill_us, decode_us, min_gap)| Finished {
+            seq,
+            finish,
+            n_out,
+            tail,
+            prefill_us,
+            decode_us,
+            min_gap,
+        },
+    )
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    prop_oneof![
+        Just(Failure::BadModel),
+        Just(Failure::OutOfMemory),
+        any::<(u32, u32)>().prop_map(|(used, limit)| Failure::ContextOverflow { used, limit }),
+        Just(Failure::BadInput),
+        Just(Failure::BadTemplate),
+        Just(Failure::Unsupported),
+        Just(Failure::Internal),
+    ]
+}

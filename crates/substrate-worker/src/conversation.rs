@@ -1,0 +1,113 @@
+//! A conversation as the values that chat templates expect.
+//!
+//! Invariant: keys and their order are those of transformers and llama.cpp: role, content, then
+//! reasoning, tool calls, name, tool call id, each absent if not given.
+//! Absent by design: any change to what was said.
+
+use std::collections::BTreeMap;
+
+use minijinja::Value;
+use serde_json::Value as Json;
+use substrate_sandbox::wire::Message;
+
+use crate::template::{TemplateError, parse_json};
+
+/// What is rendered.
+pub struct Conversation<'a> {
+    /// What was said.
+    pub messages: &'a [Message],
+    /// Tool definitions as JSON text.
+    pub tools: Option<&'a str>,
+    /// Whether the assistant's turn is opened at the end.
+    pub add_generation_prompt: bool,
+    /// Whether arguments of tool calls are objects rather than JSON text.
+    pub object_arguments: bool,
+}
+
+impl Conversation<'_> {
+    /// The template's variables.
+    pub fn context(&self, bos: &str, eos: &str) -> Result<Value, TemplateError> {
+        let messages = self.messages.iter().map(|message| self.message(message));
+        let messages = messages.collect::<Result<Vec<Value>, _>>()?;
+        let mut context = BTreeMap::from([
+            ("messages", Value::from(messages)),
+            ("bos_token", Value::from(bos)),
+            ("eos_token", Value::from(eos)),
+            (
+                "add_generation_prompt",
+                Value::from(self.add_generation_prompt),
+            ),
+        ]);
+        if let Some(tools) = self.tools {
+            context.insert("tools", parse_json(tools, "the list of tools")?);
+        }
+        Ok(Value::from_pairs(context))
+    }
+
+    fn message(&self, message: &Message) -> Result<Value, TemplateError> {
+        let mut pairs = vec![
+            ("role", Value::from(message.role.as_str())),
+            ("content", Value::from(message.content.as_str())),
+        ];
+        if let Some(thinking) = &message.thinking {
+            pairs.push(("reasoning_content", Value::from(thinking.as_str())));
+        }
+        if let Some(calls) = &message.tool_calls {
+            pairs.push(("tool_calls", self.tool_calls(calls)?));
+        }
+        for (key, value) in [
+            ("name", &message.name),
+            ("tool_call_id", &message.tool_call_id),
+        ] {
+            if let Some(value) = value {
+                pairs.push((key, Value::from(value.as_str())));
+            }
+        }
+        Ok(Value::from_pairs(pairs))
+    }
+
+    fn tool_calls(&self, text: &str) -> Result<Value, TemplateError> {
+        let bad = |_| TemplateError::BadJson("a message's list of tool calls");
+        let mut calls: Json = serde_json::from_str(text).map_err(bad)?;
+        for call in calls.as_array_mut().into_iter().flatten() {
+            if let Some(arguments) = call.pointer_mut("/function/arguments") {
+                self.shape(arguments);
+            }
+        }
+        Ok(json_to_value(calls))
+    }
+
+    /// Arguments come as JSON text from OpenAI's clients and as objects from Ollama's.
+    fn shape(&self, arguments: &mut Json) {
+        match arguments {
+            Json::String(text) if self.object_arguments => {
+                if let Ok(object) = serde_json::from_str(text) {
+                    *arguments = object;
+                }
+            }
+            Json::Object(_) if !self.object_arguments => {
+                *arguments = Json::String(crate::json::spaced(arguments));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A template value of a JSON value, keys in their order.
+pub fn json_to_value(json: Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => Value::from(n),
+            (_, Some(n)) => Value::from(n),
+            _ => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(items) => Value::from(items.into_iter().map(json_to_value).collect::<Vec<_>>()),
+        Json::Object(map) => Value::from_pairs(
+            map.into_iter()
+                .map(|(key, value)| (key, json_to_value(value))),
+        ),
+    }
+}

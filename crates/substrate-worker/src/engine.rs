@@ -1,0 +1,328 @@
+//! A loaded model that answers one sequence at a time, step by step.
+//!
+//! A step is a chunk of prefill or one token, so whoever drives the engine can cancel, pause or
+//! give way between any two; an [`Interrupt`] stops even a running step.
+//!
+//! Invariant: the next token depends on the ids so far, the sampler and the seed only; resuming
+//! after n ids continues as the unbroken answer would, up to near-ties (see [`crate::near_tie`]).
+//! Absent by design: queues, pipes and clocks other than for timings; any silent truncation.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use substrate_sandbox::wire::{Failure, Input, ModelFacts, Prepare, input};
+
+use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, Model};
+use crate::header;
+use crate::prompt::{Ids, wipe};
+use crate::refusal::Refusal;
+use crate::sequence::{Sequence, Step};
+use crate::template::{Template, TemplateError};
+
+/// The revision of the engine that this program carries.
+pub const ENGINE_REVISION: &str = "sys-0.1.161";
+
+/// What computes, and the least processor it needs: ggml's default build uses AVX2, FMA and F16C.
+pub const BACKEND: &str = if cfg!(target_arch = "x86_64") {
+    "cpu/x86-64-v3"
+} else {
+    "cpu"
+};
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Context length; 0 as trained.
+    pub n_ctx: u32,
+    /// Threads for single tokens.
+    pub threads: u32,
+    /// Threads for prefill.
+    pub batch_threads: u32,
+    /// Threads in the pool: the most the two above can ever be raised to.
+    pub pool: u32,
+}
+
+/// A loaded model, its context and its chat template.
+pub struct Engine {
+    context: Context,
+    template: Result<Template, TemplateError>,
+    facts: ModelFacts,
+}
+
+impl Engine {
+    /// Checks the header of the file at `path`, then loads it.
+    pub fn load(
+        path: &str,
+        options: &LoadOptions,
+        interrupt: Interrupt,
+    ) -> Result<Engine, Refusal> {
+        require_processor()?;
+        let (header, _) = read_header(path)?;
+        let model = Model::load(path)?;
+        if !model.is_decoder_only() {
+            let detail = format!("the architecture {} is not a plain decoder", header.arch);
+            return Err(Refusal::new(Failure::Unsupported, detail));
+        }
+        let pool = options.pool.max(options.threads).max(options.batch_threads);
+        let mut context = Context::new(model.clone(), options.n_ctx, pool, interrupt)?;
+        context.set_threads(options.threads, options.batch_threads);
+        warm_up(&mut context)?;
+        let template = compile_template(&model);
+        let facts = facts_of(&model, &header, context.n_ctx());
+        Ok(Engine {
+            context,
+            template,
+            facts,
+        })
+    }
+
+    /// What the model file says about itself.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    /// The vocabulary and weights.
+    pub fn model(&self) -> &Arc<Model> {
+        self.context.model()
+    }
+
+    /// The context, for measurements.
+    pub fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
+    /// Uses this many threads from the next step on.
+    pub fn set_threads(&mut self, decode: u32, batch: u32) {
+        self.context.set_threads(decode, batch);
+    }
+
+    /// Renders an input as the model will read it.
+    pub fn render(&self, input: &Input) -> Result<Vec<u8>, Refusal> {
+        match &input.prompt {
+            input::Prompt::Text { text, .. } => Ok(text.as_bytes().to_vec()),
+            input::Prompt::Chat(messages) => {
+                let template = self.template.as_ref().map_err(copy_error)?;
+                let rendered = template.render(messages, input.tools.as_deref(), true)?;
+                Ok(self.without_doubled_ends(&rendered).to_vec())
+            }
+        }
+    }
+
+    /// Token ids of an input.
+    pub fn tokenize(&self, input: &Input) -> Result<Ids, Refusal> {
+        let special = match &input.prompt {
+            input::Prompt::Text { special, .. } => *special,
+            input::Prompt::Chat(_) => true,
+        };
+        let text = zeroize::Zeroizing::new(self.render(input)?);
+        let mut ids = self.model().tokenize(&text, true, special)?;
+        if ids.is_empty() {
+            ids.extend(self.model().bos());
+        }
+        if ids.is_empty() {
+            return Err(Refusal::new(Failure::BadInput, "the prompt is empty"));
+        }
+        Ok(Ids::new(ids))
+    }
+
+    /// Parses, renders and tokenizes a job; nothing is computed yet.
+    pub fn prepare(&self, job: &Prepare) -> Result<Sequence, Refusal> {
+        let mut input = Input::from_cbor_bytes(&job.input)?;
+        let sequence = self.prepare_input(&input, job);
+        wipe(&mut input);
+        sequence
+    }
+
+    fn prepare_input(&self, input: &Input, job: &Prepare) -> Result<Sequence, Refusal> {
+        if input.schema.is_some() {
+            let detail = "answers bound to a json schema are not supported yet";
+            return Err(Refusal::new(Failure::Unsupported, detail));
+        }
+        let ids = self.tokenize(input)?;
+        // One place must stay for the first token of the answer.
+        let used = (ids.len() + job.resume.len()).saturating_add(1);
+        let (used, limit) = (u32::try_from(used).unwrap_or(u32::MAX), self.facts.n_ctx);
+        if used > limit {
+            let detail = format!("the prompt needs {used} of {limit} tokens");
+            return Err(Refusal::new(
+                Failure::ContextOverflow { used, limit },
+                detail,
+            ));
+        }
+        Sequence::new(self.model(), ids, input, job)
+    }
+
+    /// Clears the context for a new sequence.
+    pub fn begin(&mut self) {
+        self.context.forget();
+    }
+
+    /// The next chunk of prefill, token, or the end.
+    pub fn step(&mut self, sequence: &mut Sequence) -> Result<Step, EngineError> {
+        sequence.step(&mut self.context)
+    }
+
+    /// Runs a whole sequence, handing each step to `each`.
+    pub fn run(
+        &mut self,
+        sequence: &mut Sequence,
+        mut each: impl FnMut(&Step),
+    ) -> Result<(), EngineError> {
+        self.begin();
+        loop {
+            let step = self.step(sequence)?;
+            each(&step);
+            if matches!(step, Step::Finished(_)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Measures prefill and decode over made-up tokens, in millitokens per second.
+    pub fn bench(&mut self, prefill: u32, decode: u32) -> Result<(u64, u64), EngineError> {
+        let room = self.facts.n_ctx.saturating_sub(1);
+        let prefill = prefill.clamp(1, room);
+        let decode = decode.min(room - prefill);
+        let n_vocab = self.facts.n_vocab;
+        // A stride that is prime visits the vocabulary evenly and the same way on every machine.
+        let ids: Vec<u32> = (0..prefill)
+            .map(|i| i.wrapping_mul(7919) % n_vocab)
+            .collect();
+        self.context.forget();
+        let start = Instant::now();
+        for chunk in ids.chunks(MAX_BATCH) {
+            self.context.decode(chunk)?;
+        }
+        let prefilled = start.elapsed();
+        let start = Instant::now();
+        for i in 0..decode {
+            self.context.decode(&[i.wrapping_mul(104_729) % n_vocab])?;
+        }
+        let decoded = start.elapsed();
+        self.context.forget();
+        Ok((rate(prefill, prefilled), rate(decode, decoded)))
+    }
+
+    /// Tokenizing adds the ends that the template has already written: write them once.
+    fn without_doubled_ends<'a>(&self, mut text: &'a [u8]) -> &'a [u8] {
+        let model = self.model();
+        let bos = special_text(model, model.bos().filter(|_| model.adds_bos()));
+        if !bos.is_empty() {
+            text = text.strip_prefix(bos.as_bytes()).unwrap_or(text);
+        }
+        let eos = special_text(model, model.eos().filter(|_| model.adds_eos()));
+        if !eos.is_empty() {
+            text = text.strip_suffix(eos.as_bytes()).unwrap_or(text);
+        }
+        text
+    }
+}
+
+/// Reads the header of the model at `path` only.
+pub fn inspect(path: &str) -> Result<ModelFacts, Refusal> {
+    let (header, size) = read_header(path)?;
+    let file_type = header
+        .file_type
+        .map_or_else(|| "unknown".into(), ffi::quant_name);
+    Ok(ModelFacts {
+        quant: file_type,
+        name: header.name.unwrap_or_else(|| header.arch.clone()),
+        arch: header.arch,
+        n_params: header.n_params,
+        n_ctx_train: header.n_ctx_train,
+        n_ctx: 0,
+        n_vocab: header.n_vocab,
+        template: header.template,
+        licence: header.licence,
+        size,
+        backend: BACKEND.into(),
+        build: build(),
+    })
+}
+
+/// The engine's own name for this build.
+pub fn build() -> String {
+    format!("{}+{ENGINE_REVISION}", ffi::version())
+}
+
+fn read_header(path: &str) -> Result<(header::Header, u64), Refusal> {
+    let refuse = |error: std::io::Error| {
+        Refusal::new(
+            Failure::BadModel,
+            format!("the model cannot be read: {}", error.kind()),
+        )
+    };
+    let mut file = File::open(path).map_err(refuse)?;
+    let header = header::read(&mut file, ffi::tensor_type)?;
+    let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(refuse)?;
+    Ok((header, size))
+}
+
+fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> ModelFacts {
+    ModelFacts {
+        arch: header.arch.clone(),
+        quant: model.quant(),
+        name: header.name.clone().unwrap_or_else(|| header.arch.clone()),
+        n_params: model.n_params(),
+        n_ctx_train: model.n_ctx_train(),
+        n_ctx,
+        n_vocab: model.n_vocab(),
+        template: header.template.clone(),
+        licence: header.licence.clone(),
+        size: model.tensor_bytes(),
+        backend: BACKEND.into(),
+        build: build(),
+    }
+}
+
+/// Starts every thread of the pool and touches every weight, before the second seal.
+fn warm_up(context: &mut Context) -> Result<(), Refusal> {
+    let model = context.model();
+    let id = model.bos().or(model.eos()).unwrap_or(0);
+    context.decode(&[id])?;
+    context.forget();
+    Ok(())
+}
+
+fn compile_template(model: &Model) -> Result<Template, TemplateError> {
+    let source = model.chat_template().ok_or(TemplateError::None)?;
+    let (bos, eos) = (
+        special_text(model, model.bos()),
+        special_text(model, model.eos()),
+    );
+    Template::compile(&source, &bos, &eos)
+}
+
+fn special_text(model: &Model, id: Option<u32>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(id) = id
+        && model.piece(id, true, &mut bytes).is_err()
+    {
+        bytes.clear();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn copy_error(error: &TemplateError) -> Refusal {
+    Refusal::new(Failure::BadTemplate, error.to_string())
+}
+
+fn rate(tokens: u32, time: Duration) -> u64 {
+    let nanoseconds = time.as_nanos().max(1);
+    u64::try_from(u128::from(tokens) * 1_000_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
+}
+
+/// Refuses a processor without the instructions ggml was compiled for: it would die of SIGILL.
+fn require_processor() -> Result<(), Refusal> {
+    #[cfg(target_arch = "x86_64")]
+    if !(std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+        && std::arch::is_x86_feature_detected!("bmi2"))
+    {
+        let detail = "this build needs a processor of level x86-64-v3 (AVX2, FMA, F16C, BMI2)";
+        return Err(Refusal::new(Failure::Unsupported, detail));
+    }
+    Ok(())
+}

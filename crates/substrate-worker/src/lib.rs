@@ -1,0 +1,30 @@
+//! The engine inside the wall: llama.cpp, a sampler that can be audited, and the loop that drives
+//! both over one pipe.
+//!
+//! Reading order: [`serve`] (the loop), [`engine`] and [`sequence`] (an answer, step by step),
+//! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`emitter`] (text),
+//! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
+//!
+//! Invariant: usable in-process and unsealed by tests; the seals are applied by `main` alone.
+//! Absent by design: keys, network, files other than the model, logs, any text of a prompt in an
+//! error.
+
+pub mod candidates;
+mod conversation;
+pub mod emitter;
+pub mod engine;
+pub mod ffi;
+pub mod header;
+pub mod inbox;
+mod json;
+pub mod logprobs;
+pub mod near_tie;
+pub mod noise;
+pub mod portable;
+pub mod prompt;
+pub mod refusal;
+pub mod sampler;
+pub mod sequence;
+pub mod serve;
+mod strftime;
+pub mod template;

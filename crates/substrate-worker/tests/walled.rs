@@ -1,0 +1,80 @@
+//! The static program behind the real wall.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use substrate_sandbox::launch::{Wall, WallSpec};
+use substrate_sandbox::wire::{FromWorker, ToWorker};
+use support::{Client, greedy, job, model, user};
+
+/// Who the worker is when the tests run as root.
+const NOBODY: u32 = 65_534;
+
+fn program() -> PathBuf {
+    let folder = std::env::var("SUBSTRATE_TEST_BIN")
+        .expect("SUBSTRATE_TEST_BIN must name the folder of the static substrate-worker");
+    PathBuf::from(folder).join("substrate-worker")
+}
+
+fn spec(model: impl Into<PathBuf>) -> WallSpec {
+    let root = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+    let become_uid = (root.ok() == Some(0)).then_some(NOBODY);
+    WallSpec {
+        become_uid,
+        ..WallSpec::new(program(), model)
+    }
+}
+
+#[test]
+fn the_program_is_static() {
+    let output = Command::new("readelf").arg("-dlh").arg(program()).output();
+    let text = output.expect("readelf (binutils) is installed").stdout;
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains("NEEDED"), "it needs libraries:\n{text}");
+    assert!(!text.contains("INTERP"), "it asks for a loader:\n{text}");
+    assert!(
+        text.contains("Type:                              DYN"),
+        "it is not a static pie"
+    );
+}
+
+#[test]
+fn a_sealed_worker_answers() {
+    let mut worker = Wall::spawn(spec(model())).expect("the wall stands");
+    let mut client = Client::over(worker.take_pipe().expect("a pipe"));
+    assert!(matches!(
+        client.next(),
+        FromWorker::Sealed {
+            stage: 1,
+            seccomp: true,
+            ..
+        }
+    ));
+    client.load(1024);
+    client.prepare(job(
+        1,
+        &user("What is the capital of France?"),
+        greedy(),
+        16,
+    ));
+    client.send(ToWorker::Begin { seq: 1 });
+    let (_, text, finished) = client.finish(1);
+    assert!(String::from_utf8(text).is_ok_and(|text| !text.is_empty()));
+    assert!(matches!(finished.finish, 1 | 2));
+    client.prepare(job(2, &user("Tell a long story."), greedy(), 400));
+    client.send(ToWorker::Begin { seq: 2 });
+    while !matches!(client.next(), FromWorker::Tokens { .. }) {}
+    client.send(ToWorker::Threads {
+        decode: 1,
+        batch: 1,
+    });
+    client.send(ToWorker::Cancel { seq: 2 });
+    assert_eq!(client.finish(2).2.finish, 3);
+    client.send(ToWorker::Shutdown);
+    let exit = worker
+        .wait_at_most(support::PATIENCE)
+        .expect("it can be waited for");
+    assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
+}

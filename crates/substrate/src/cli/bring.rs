@@ -1,0 +1,202 @@
+//! Bringing a model, whichever way: the conversation of an import, its progress bar, its signature.
+
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use substrate_api::v1::{self, import_begin::Source, import_event::Event, import_step::Step};
+use substrate_record::NetworkId;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::keys::RegistryKey;
+
+use super::{
+    connect,
+    session::{Session, note, watched},
+    sign,
+    story::{Story, refused},
+    words,
+};
+
+/// Brings a model and says what it is called here.
+pub async fn bring(
+    session: &Session,
+    source: Source,
+    name: String,
+    passphrase_file: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let mut client = connect::or_desk(session).await?;
+    let network = client
+        .network(v1::NetworkRequest {})
+        .await
+        .map_err(refused)?
+        .into_inner()
+        .network;
+    let network = network
+        .as_slice()
+        .try_into()
+        .map_err(|_| Story::new("the daemon named no network"))?;
+    let network = NetworkId::from_bytes(network);
+    let home = session.home()?;
+    let key = sign::registry_key(&home, &network, passphrase_file)?;
+    let signer = key
+        .as_ref()
+        .map_or_else(Vec::new, |key| key.node().as_bytes().to_vec());
+
+    // At most `begin` and one signature are ever under way.
+    let (say, said) = mpsc::channel(2);
+    let begin = v1::ImportBegin {
+        source: Some(source),
+        name,
+        signer,
+    };
+    let _ = say
+        .send(v1::ImportStep {
+            step: Some(Step::Begin(begin)),
+        })
+        .await;
+    let mut events = client
+        .import(ReceiverStream::new(said))
+        .await
+        .map_err(refused)?
+        .into_inner();
+    let mut bar = Bar::new(session);
+    while let Some(event) = events.message().await.map_err(refused)? {
+        match event.event {
+            Some(Event::Progress(progress)) => bar.show(session, &progress)?,
+            Some(Event::Draft(draft)) => {
+                bar.clear();
+                let signed = signed(draft, key.as_ref(), &network)?;
+                let _ = say
+                    .send(v1::ImportStep {
+                        step: Some(Step::Signed(signed)),
+                    })
+                    .await;
+            }
+            Some(Event::Imported(imported)) => {
+                bar.clear();
+                told(session, &imported)?;
+                if key.is_none() && !imported.adopted && RegistryKey::exists(&home, &network) {
+                    note(
+                        "signed by this device only: valid for you and your circles; --passphrase-file signs for everyone",
+                    );
+                }
+                return Ok(());
+            }
+            None => {}
+        }
+    }
+    Err(Story::new("the import ended without a result")
+        .hint("run it again: it goes on where it was")
+        .into())
+}
+
+fn signed(
+    draft: v1::Draft,
+    key: Option<&RegistryKey>,
+    network: &NetworkId,
+) -> anyhow::Result<v1::SignedEntry> {
+    let key =
+        key.ok_or_else(|| Story::new("the daemon asked for a signature that was not offered"))?;
+    Ok(v1::SignedEntry {
+        record: sign::entry(draft, key, network)?,
+    })
+}
+
+fn told(session: &Session, imported: &v1::Imported) -> anyhow::Result<()> {
+    if session.json {
+        return Ok(session.json_line(&json!({
+            "status": "success",
+            "name": imported.name,
+            "entry": words::hex(&imported.entry),
+            "digest": words::hex(&imported.digest),
+            "size": imported.size,
+            "adopted": imported.adopted,
+            "signer": words::hex(&imported.signer),
+        }))?);
+    }
+    let how = if imported.adopted {
+        "its entry was known already"
+    } else {
+        "a new entry was signed"
+    };
+    note(format_args!(
+        "'{}' is here ({}); {how}",
+        imported.name,
+        words::size(imported.size)
+    ));
+    note(format_args!("try: substrate run {}", imported.name));
+    Ok(())
+}
+
+/// Progress: a bar for who watches, a line per step for a log, a line of JSON for a program.
+struct Bar {
+    bar: Option<ProgressBar>,
+    last: String,
+}
+
+impl Bar {
+    fn new(session: &Session) -> Self {
+        let bar = (watched() && !session.json).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(style("{msg} {bytes}"));
+            bar
+        });
+        Self {
+            bar,
+            last: String::new(),
+        }
+    }
+
+    fn show(&mut self, session: &Session, progress: &v1::ImportProgress) -> std::io::Result<()> {
+        if session.json {
+            return session.json_line(&line_of(progress));
+        }
+        let news = progress.status != self.last;
+        self.last.clone_from(&progress.status);
+        match &self.bar {
+            None if news => note(&progress.status),
+            None => {}
+            Some(bar) => draw(bar, progress),
+        }
+        Ok(())
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn draw(bar: &ProgressBar, progress: &v1::ImportProgress) {
+    bar.set_message(progress.status.clone());
+    if let Some(total) = progress.total.filter(|total| Some(*total) != bar.length()) {
+        bar.set_length(total);
+        bar.set_style(style(
+            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        ));
+    }
+    bar.set_position(progress.completed.unwrap_or(0));
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // A template that does not parse shows the default bar.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// One line, in the shape that Ollama's clients parse.
+fn line_of(progress: &v1::ImportProgress) -> serde_json::Value {
+    let mut line = json!({ "status": progress.status });
+    if let Some(digest) = &progress.digest {
+        line["digest"] = json!(digest);
+    }
+    if let Some(total) = progress.total {
+        line["total"] = json!(total);
+    }
+    if let Some(completed) = progress.completed {
+        line["completed"] = json!(completed);
+    }
+    line
+}

@@ -1,0 +1,236 @@
+//! A conversation at a terminal.
+//!
+//! Invariants: what is typed stays in this process's memory and goes to nobody but the model;
+//! Ctrl-C cancels the answer under way and never the conversation; Ctrl-D ends it.
+
+use std::io::IsTerminal;
+
+use rustix::termios::OptionalActions;
+use rustyline::{DefaultEditor, error::ReadlineError};
+use substrate_api::v1;
+
+use crate::cli::{
+    connect::Client,
+    sampling::PARAMETERS,
+    session::{Session, note, terminated},
+    show,
+    story::{Story, refused},
+};
+
+use super::{
+    Run,
+    answer::{self, Manner},
+    line::{Command, Gather, Part, Typed},
+    turn,
+};
+
+const HELP: &str = r#"/set parameter NAME VALUE   how tokens are drawn; /set parameter lists the names
+/set system TEXT            what the model is told first
+/set verbose, /set quiet    tell who answered and how fast, or not
+/show [info|template|license|system|parameters]
+/load MODEL                 go on with another model
+/clear                      forget what was said
+/bye                        end; so does Ctrl-D
+"""                         begins and ends a turn of several lines
+Ctrl-C                      cancels the answer, not the conversation"#;
+
+/// A conversation and what it runs on.
+struct Talk<'s> {
+    session: &'s Session,
+    client: Client,
+    run: Run,
+    said: Vec<v1::Message>,
+}
+
+/// Converses until the person ends it, and leaves the terminal as it was.
+pub async fn converse(session: &Session, client: Client, run: Run) -> anyhow::Result<()> {
+    let before = rustix::termios::tcgetattr(std::io::stdin());
+    tokio::select! {
+        outcome = turns(session, client, run) => outcome,
+        () = terminated() => {
+            if let Ok(before) = before {
+                // The program ends anyway; a terminal that is gone needs nothing.
+                let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &before);
+            }
+            Err(Story::interrupted().into())
+        }
+    }
+}
+
+async fn turns(session: &Session, client: Client, run: Run) -> anyhow::Result<()> {
+    let mut editor = DefaultEditor::new()
+        .map_err(|error| Story::new("cannot use this terminal").because(error))?;
+    let mut talk = Talk {
+        session,
+        client,
+        run,
+        said: Vec::new(),
+    };
+    talk.load().await?;
+    let mut gather = Gather::default();
+    loop {
+        let prompt = if gather.is_open() { "... " } else { ">>> " };
+        let read = read(editor, prompt).await?;
+        editor = read.0;
+        match read.1 {
+            Ok(line) => match gather.line(&line) {
+                None | Some(Typed::Nothing) => {}
+                Some(Typed::Turn(text)) => {
+                    let _ = editor.add_history_entry(text.trim_end());
+                    talk.answer(text).await?;
+                }
+                Some(Typed::Command(Command::Bye)) => return Ok(()),
+                Some(Typed::Command(command)) => talk.obey(command).await,
+                Some(Typed::Wrong(why)) => note(why),
+            },
+            Err(ReadlineError::Interrupted) if gather.is_open() => gather.reset(),
+            Err(ReadlineError::Interrupted) => note("Ctrl-D or /bye ends the conversation"),
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(error) => return Err(Story::new("cannot read the terminal").because(error).into()),
+        }
+    }
+}
+
+/// Reads a line on a thread that may block.
+async fn read(
+    mut editor: DefaultEditor,
+    prompt: &'static str,
+) -> anyhow::Result<(DefaultEditor, rustyline::Result<String>)> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let line = editor.readline(prompt);
+        (editor, line)
+    });
+    Ok(reading.await?)
+}
+
+impl Talk<'_> {
+    /// Puts the model in memory while the person still types. A model elsewhere needs none of it.
+    async fn load(&mut self) -> anyhow::Result<()> {
+        let model = self.run.model.clone();
+        let known = self
+            .client
+            .show(v1::ShowRequest {
+                model: model.clone(),
+            })
+            .await
+            .map_err(refused)?;
+        if known.into_inner().model.is_some_and(|model| model.own) && !self.run.elsewhere {
+            let mut client = self.client.clone();
+            // A failure shows again, with its reason, at the first turn.
+            tokio::spawn(async move { client.load(v1::LoadRequest { model }).await });
+        }
+        Ok(())
+    }
+
+    /// Answers one turn. A failed or cancelled turn is forgotten, so that it can be said again.
+    async fn answer(&mut self, text: String) -> anyhow::Result<()> {
+        let before = self.said.len();
+        self.said.push(turn("user", text));
+        let mut messages: Vec<_> = self
+            .run
+            .system
+            .iter()
+            .map(|system| turn("system", system.clone()))
+            .collect();
+        messages.extend(self.said.iter().cloned());
+        let request = self.run.request(messages);
+        let manner = Manner {
+            json: false,
+            verbose: self.run.verbose,
+        };
+        let outcome = tokio::select! {
+            outcome = answer::stream(self.session, &mut self.client, request, manner) => Some(outcome),
+            // Dropping the stream cancels the job.
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        match outcome {
+            Some(Ok(answer)) => self.said.push(turn("assistant", answer)),
+            Some(Err(error)) if error.chain().any(|cause| cause.is::<std::io::Error>()) => {
+                return Err(error);
+            }
+            Some(Err(error)) => {
+                self.said.truncate(before);
+                crate::cli::story::tell(&error);
+            }
+            None => {
+                self.said.truncate(before);
+                note("\ncancelled");
+            }
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Bye => {}
+            Command::Help => note(HELP),
+            Command::Clear => self.said.clear(),
+            Command::Parameters => list_parameters(),
+            Command::SetParameter(name, value) => match self.run.sampling.set(&name, &value) {
+                Ok(()) => note(format_args!("{name} is {value}")),
+                Err(why) => note(why),
+            },
+            Command::SetSystem(text) => self.run.system = (!text.is_empty()).then_some(text),
+            Command::SetVerbose(verbose) => self.run.verbose = verbose,
+            Command::Show(part) => self.show(part).await,
+            Command::Load(model) => {
+                let before = std::mem::replace(&mut self.run.model, model);
+                match self.load().await {
+                    Ok(()) => note(format_args!("going on with '{}'", self.run.model)),
+                    Err(error) => {
+                        self.run.model = before;
+                        crate::cli::story::tell(&error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn show(&mut self, part: Part) {
+        if part == Part::Parameters {
+            return list_parameters();
+        }
+        if part == Part::System {
+            return note(
+                self.run
+                    .system
+                    .as_deref()
+                    .unwrap_or("no system text is set"),
+            );
+        }
+        let known = match self
+            .client
+            .show(v1::ShowRequest {
+                model: self.run.model.clone(),
+            })
+            .await
+        {
+            Ok(known) => known.into_inner(),
+            Err(status) => return crate::cli::story::tell(&refused(status)),
+        };
+        let Some(model) = known.model.clone() else {
+            return;
+        };
+        match part {
+            Part::Template => note(
+                model
+                    .template
+                    .as_deref()
+                    .unwrap_or("no template is known here"),
+            ),
+            Part::License => note(&model.licence),
+            _ => note(show::page(&known, &model)),
+        }
+    }
+}
+
+fn list_parameters() {
+    for (name, words) in PARAMETERS {
+        note(format_args!("{name:<20}{words}"));
+    }
+}
+
+/// Whether a conversation is possible: somebody types and somebody reads.
+pub fn possible() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}

@@ -1,0 +1,202 @@
+//! `run`: a question and its answer, or a conversation.
+//!
+//! Invariants: the answer alone goes to stdout; Ctrl-C cancels the answer everywhere; a prompt is
+//! never cut off silently, never kept on disk, and never leaves its scope.
+
+use std::io::{self, IsTerminal, Read};
+
+use clap::{Args, ValueEnum};
+use substrate_api::v1;
+use substrate_record::NodeId;
+
+use super::{
+    connect::{self, Client},
+    consent,
+    plain::{self, Scope, Wall, scope_code},
+    sampling::Sampling,
+    session::{Session, interrupted},
+    story::Story,
+};
+
+mod answer;
+mod conversation;
+mod line;
+
+/// Longest piped input: the longest input that a job may have (PROTOCOL.md 4).
+const MAX_PIPED: u64 = 8 * 1024 * 1024;
+
+/// Ask a model, once or in a conversation.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without a prompt, at a terminal, this starts a conversation: /? shows its commands.\n\
+    Piped input is added after the prompt: git diff | substrate run NAME 'Review this:'\n\
+    A daemon is started if none runs."
+)]
+pub struct Run {
+    /// The model's name
+    model: String,
+
+    /// The prompt; words are joined
+    prompt: Vec<String>,
+
+    /// What the model is told before the prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    sampling: Sampling,
+
+    /// How far the prompt may travel [default: mine, then circle]
+    #[arg(long, help_heading = "Where it runs")]
+    scope: Option<Scope>,
+
+    /// Consent that strangers' machines read prompts for this model; remembered
+    #[arg(long, help_heading = "Where it runs")]
+    consent: bool,
+
+    /// Never on this machine
+    #[arg(long, conflicts_with = "node", help_heading = "Where it runs")]
+    elsewhere: bool,
+
+    /// On the node with this key or nowhere
+    #[arg(long, value_parser = plain::node, value_name = "KEY", help_heading = "Where it runs")]
+    node: Option<NodeId>,
+
+    /// The wall the answering worker must be behind
+    #[arg(long, value_name = "TIER", help_heading = "Where it runs")]
+    demand_wall: Option<Wall>,
+
+    /// Give up after this long
+    #[arg(long, value_parser = plain::span, value_name = "SPAN", help_heading = "Where it runs")]
+    deadline: Option<std::time::Duration>,
+
+    /// Tell on stderr who answered, how fast, and the receipt
+    #[arg(long)]
+    verbose: bool,
+
+    /// Shape of the answer
+    #[arg(long, default_value = "text", hide_possible_values = true)]
+    format: Format,
+}
+
+/// Shapes an answer can be asked in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// As the model writes
+    Text,
+}
+
+impl Run {
+    /// Answers, or converses.
+    pub async fn run(self, session: &Session) -> anyhow::Result<()> {
+        let Format::Text = self.format;
+        let prompt = self.prompt.join(" ");
+        let talk = prompt.is_empty() && !session.json && conversation::possible();
+        let question = if talk {
+            String::new()
+        } else {
+            with_piped(prompt)?
+        };
+        if !talk && question.trim().is_empty() {
+            return Err(Story::usage("there is no prompt")
+                .hint("give one after the model's name, pipe one in, or run at a terminal to converse")
+                .into());
+        }
+        let home = session.prepared_home()?;
+        if self.scope == Some(Scope::Commons) {
+            consent::require(&home, &self.model, self.consent)?;
+        }
+        let client = tokio::select! {
+            client = connect::or_started(session) => client?,
+            () = interrupted() => return Err(Story::interrupted().into()),
+        };
+        if talk {
+            conversation::converse(session, client, self).await
+        } else {
+            self.once(session, client, question).await
+        }
+    }
+
+    async fn once(
+        self,
+        session: &Session,
+        mut client: Client,
+        question: String,
+    ) -> anyhow::Result<()> {
+        let mut messages = Vec::new();
+        messages.extend(self.system.clone().map(|system| turn("system", system)));
+        messages.push(turn("user", question));
+        let request = self.request(messages);
+        let manner = answer::Manner {
+            json: session.json,
+            verbose: self.verbose,
+        };
+        tokio::select! {
+            answer = answer::stream(session, &mut client, request, manner) => answer.map(drop),
+            // Ending the program closes the stream, which cancels the job.
+            () = interrupted() => Err(Story::interrupted().into()),
+        }
+    }
+
+    /// A request with everything the flags chose.
+    fn request(&self, messages: Vec<v1::Message>) -> v1::RunRequest {
+        let placement = match (&self.node, self.elsewhere) {
+            (Some(node), _) => Some(v1::run_request::Placement::Node(node.as_bytes().to_vec())),
+            (None, true) => Some(v1::run_request::Placement::Elsewhere(v1::Elsewhere {})),
+            (None, false) => None,
+        };
+        let deadline = self.deadline.map_or(0, |span| {
+            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+        });
+        let mut request = v1::RunRequest {
+            model: self.model.clone(),
+            prompt: Some(v1::run_request::Prompt::Chat(v1::Chat { messages })),
+            scope: scope_code(self.scope),
+            placement,
+            wall: self
+                .demand_wall
+                .map_or(v1::Wall::Unspecified.into(), Wall::code),
+            deadline_ms: deadline,
+            ..Default::default()
+        };
+        self.sampling.apply(&mut request);
+        request
+    }
+}
+
+/// One turn of a conversation.
+fn turn(role: &str, content: String) -> v1::Message {
+    v1::Message {
+        role: role.to_owned(),
+        content,
+        ..Default::default()
+    }
+}
+
+/// The prompt with what is piped in after it.
+fn with_piped(prompt: String) -> anyhow::Result<String> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Ok(prompt);
+    }
+    let mut piped = Vec::new();
+    let cannot = |error: io::Error| Story::new("cannot read the piped input").because(error);
+    stdin
+        .lock()
+        .take(MAX_PIPED + 1)
+        .read_to_end(&mut piped)
+        .map_err(cannot)?;
+    if piped.len() as u64 > MAX_PIPED {
+        return Err(Story::new("the piped input is larger than 8 MiB")
+            .hint("send less of it")
+            .into());
+    }
+    let piped = String::from_utf8(piped).map_err(|_| {
+        Story::new("the piped input is not text in UTF-8").hint("convert it first, as with iconv")
+    })?;
+    Ok(match (prompt.is_empty(), piped.trim().is_empty()) {
+        (_, true) => prompt,
+        (true, false) => piped,
+        (false, false) => format!("{prompt}\n\n{piped}"),
+    })
+}

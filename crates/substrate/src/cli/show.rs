@@ -1,0 +1,157 @@
+//! `show`: everything known of one model.
+
+use clap::Args;
+use serde_json::json;
+use substrate_api::v1;
+
+use super::{
+    connect, list,
+    session::Session,
+    story::{Story, refused},
+    words,
+};
+
+/// Show everything known of a model.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Its name, entry id or digest
+    model: String,
+
+    /// Only the chat template
+    #[arg(long, conflicts_with = "license")]
+    template: bool,
+
+    /// Only the licence
+    #[arg(long, visible_alias = "licence")]
+    license: bool,
+}
+
+impl Show {
+    /// Prints what is known.
+    pub async fn run(self, session: &Session) -> anyhow::Result<()> {
+        let mut client = connect::or_desk(session).await?;
+        let known = client
+            .show(v1::ShowRequest { model: self.model })
+            .await
+            .map_err(refused)?
+            .into_inner();
+        let model = known
+            .model
+            .clone()
+            .ok_or_else(|| Story::new("the daemon's answer has no model in it"))?;
+        if self.template {
+            let template = model
+                .template
+                .ok_or_else(|| Story::new(format!("'{}' has no chat template here", model.name)))?;
+            return Ok(session.line(template)?);
+        }
+        if self.license {
+            return Ok(session.line(model.licence)?);
+        }
+        if session.json {
+            return Ok(session.json(&as_json(&known, &model))?);
+        }
+        Ok(session.text(&page(&known, &model))?)
+    }
+}
+
+fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {
+    let files = known.files.iter().map(|file| {
+        json!({ "role": role(file.role), "sha256": words::hex(&file.sha256), "size": file.size })
+    });
+    let mut value = list::as_json(model);
+    value["template"] = json!(model.template);
+    value["files"] = files.collect();
+    value["sources"] = json!(known.sources);
+    value["signer"] = json!(known.signer.as_deref().map(words::hex));
+    value["vocabulary"] = json!(known.n_vocab);
+    if let Some(rates) = &known.reference_rates {
+        value["reference_rates"] = json!({ "prefill": rates.prefill, "decode": rates.decode });
+    }
+    value
+}
+
+fn role(code: u32) -> &'static str {
+    match code {
+        1 => "weights",
+        2 => "projector",
+        3 => "adapter",
+        4 => "tokenizer",
+        _ => "unknown",
+    }
+}
+
+/// What is known, as paragraphs of aligned lines.
+pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
+    let mut page = String::new();
+    let mut heading = |title: &str, lines: &[(&str, String)]| {
+        page.push_str(&format!("  {title}\n"));
+        for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+            page.push_str(&format!("    {name:<18}{value}\n"));
+        }
+        page.push('\n');
+    };
+    heading(
+        "Model",
+        &[
+            ("name", model.name.clone()),
+            ("architecture", model.arch.clone()),
+            ("parameters", words::parameters(model.n_params)),
+            ("context length", model.context.to_string()),
+            ("quantization", model.quant.clone()),
+            (
+                "vocabulary",
+                if known.n_vocab == 0 {
+                    String::new()
+                } else {
+                    known.n_vocab.to_string()
+                },
+            ),
+            ("size", words::size(model.size)),
+            ("licence", model.licence.clone()),
+        ],
+    );
+    heading(
+        "Identity",
+        &[
+            ("digest", format!("sha256:{}", words::hex(&model.digest))),
+            ("entry", words::hex(&model.entry)),
+            (
+                "signed by",
+                known.signer.as_deref().map(words::hex).unwrap_or_default(),
+            ),
+            ("sources", known.sources.join(", ")),
+        ],
+    );
+    let chat = if model.template.is_some() {
+        "yes, by the model's own template"
+    } else {
+        "no template known here"
+    };
+    heading(
+        "Use",
+        &[
+            (
+                "on this machine",
+                if model.own { "yes" } else { "no" }.to_owned(),
+            ),
+            (
+                "nodes",
+                model
+                    .nodes
+                    .iter()
+                    .map(|node| words::short_node(node))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
+            (
+                "in memory",
+                if model.loaded { "yes" } else { "no" }.to_owned(),
+            ),
+            ("chat", chat.to_owned()),
+        ],
+    );
+    page.truncate(page.trim_end().len());
+    page.push('\n');
+    page
+}

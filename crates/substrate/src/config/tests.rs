@@ -1,0 +1,246 @@
+//! What the settings file promises: errors name key and line, edits keep comments, the file wins.
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn check(text: &str, expected: Expect) {
+    let error = Config::parse(text, Path::new("config.toml")).unwrap_err();
+    expected.assert_eq(&error.to_string());
+}
+
+fn home() -> (tempfile::TempDir, Home) {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::at(folder.path().join("home"));
+    home.prepare().unwrap();
+    (folder, home)
+}
+
+#[test]
+fn an_empty_file_lends_nothing_and_logs_no_prompt() {
+    let config = Config::parse("", Path::new("config.toml")).unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.lending.when, When::Off);
+    assert_eq!(config.log.prompts, PromptLogging::Never);
+    assert!(
+        config
+            .api
+            .listen
+            .iter()
+            .all(|address| address.ip().is_loopback())
+    );
+}
+
+#[test]
+fn every_error_names_key_and_line() {
+    check(
+        "[lending]\nwhen = \"sometimes\"\n",
+        expect![
+            "config.toml:2:8: lending.when: unknown variant `sometimes`, expected one of `off`, `idle`, `always`"
+        ],
+    );
+    check(
+        "[lending]\n# mine\ncores = \"many\"\n",
+        expect![[r#"config.toml:3:9: lending.cores: invalid type: string "many", expected u32"#]],
+    );
+    check(
+        "[lending]\nwatts = 3\n",
+        expect![
+            "config.toml:2:1: lending.watts: unknown field `watts`, expected one of `when`, `cores`, `memory`, `models`, `job_types`, `hours`, `requesters`"
+        ],
+    );
+    check(
+        "[lendng]\nwhen = \"off\"\n",
+        expect![
+            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `log`"
+        ],
+    );
+    check(
+        "[api]\nlisten = [\"127.0.0.1:1\", \"here\"]\n",
+        expect!["config.toml:2:26: api.listen: invalid socket address syntax"],
+    );
+    check(
+        "[[api.keys]]\nname = \"a\"\nsha256 = \"12\"\n",
+        expect!["config.toml:3:10: api.keys.sha256: not a SHA-256 in 64 hexadecimal digits"],
+    );
+    check(
+        "[lending.requesters]\ndeny = [\"bob\"]\n",
+        expect![
+            "config.toml:2:8: lending.requesters.deny: 'bob' is not a node's key: 64 hexadecimal digits"
+        ],
+    );
+    check(
+        "[models]\nkeep_alive = \"soon\"\n",
+        expect![[
+            r#"config.toml:2:14: models.keep_alive: 'soon' is not a duration such as "5m", a number of seconds, or -1 for ever"#
+        ]],
+    );
+    check(
+        "[log]\nprompts = \"always\"\n",
+        expect!["config.toml:2:11: log.prompts: unknown variant `always`, expected `never`"],
+    );
+    check(
+        "[lending\nwhen = 1",
+        expect!["config.toml:1:9: [lending: unclosed table, expected `]`"],
+    );
+    check(
+        "a = 1\na = 2\n",
+        expect!["config.toml:2:1: a: duplicate key"],
+    );
+    check(
+        "[lending]\nhours = \"25:00-26:00\"\n",
+        expect![[
+            r#"config.toml:2:9: lending.hours: '25:00-26:00' is not a span such as "22:00-07:00""#
+        ]],
+    );
+}
+
+#[test]
+fn values_read_as_people_write_them() {
+    let text =
+        "[lending]\nwhen='idle'\nmemory='8GiB'\nhours='22:00-07:30'\n[models]\nkeep_alive=-1\n";
+    let config = Config::parse(text, Path::new("config.toml")).unwrap();
+    assert_eq!(config.lending.memory, Some(ByteSize(8 << 30)));
+    let hours = config.lending.hours.unwrap();
+    assert!(
+        hours.contains(23 * 60)
+            && hours.contains(0)
+            && !hours.contains(7 * 60 + 30)
+            && !hours.contains(12 * 60)
+    );
+    assert_eq!(config.models.keep_alive, KeepAlive::Forever);
+    for (text, seconds) in [("5m", 300), ("300", 300), ("0", 0), ("1h30m", 5400)] {
+        assert_eq!(
+            KeepAlive::parse(text).unwrap(),
+            KeepAlive::from_seconds(seconds),
+            "{text}"
+        );
+    }
+    for size in [
+        ByteSize(0),
+        ByteSize(1),
+        ByteSize(1 << 30),
+        ByteSize(3 << 20),
+        ByteSize(1_000_000_007),
+    ] {
+        assert_eq!(size.to_string().parse(), Ok(size));
+    }
+}
+
+#[test]
+fn ollamas_variables_fill_in_what_the_file_leaves_out() {
+    let env = |name: &str| {
+        let value = match name {
+            "OLLAMA_HOST" => "http://0.0.0.0",
+            "OLLAMA_KEEP_ALIVE" => "-1",
+            "OLLAMA_CONTEXT_LENGTH" => "8192",
+            "OLLAMA_ORIGINS" => "http://a.example, app://b",
+            "OLLAMA_MAX_QUEUE" => "7",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let config =
+        Config::parse_with("[models]\ncontext = 512\n", Path::new("config.toml"), &env).unwrap();
+    assert_eq!(config.api.listen, ["0.0.0.0:11434".parse().unwrap()]);
+    assert_eq!(config.models.keep_alive, KeepAlive::Forever);
+    assert_eq!(config.models.context, Some(512), "the file wins");
+    assert_eq!(config.api.origins, ["http://a.example", "app://b"]);
+    assert_eq!(config.api.max_queue, 7);
+    let wrong = Config::parse_with("", Path::new("c"), &|name| {
+        (name == "OLLAMA_HOST").then(|| "a b".to_owned())
+    });
+    assert!(wrong.unwrap_err().to_string().starts_with("OLLAMA_HOST: "));
+}
+
+#[test]
+fn lending_keeps_the_owners_comments() {
+    let (_folder, home) = home();
+    let text = "# my machine\n\n[lending]   # careful\nwhen = \"off\" # for now\ncores = 2\n\n[models]\nkeep_alive = \"1h\"\n";
+    std::fs::write(home.config_file(), text).unwrap();
+    let change = LendingChange {
+        when: Some(When::Idle),
+        cores: Some(None),
+        models: Some(vec!["smollm2:135m".into()]),
+        ..LendingChange::default()
+    };
+    let config = set_lending(&home, &change).unwrap();
+    assert_eq!(config.lending.when, When::Idle);
+    assert_eq!(config.lending.cores, None);
+    expect![[r##"
+        # my machine
+
+        [lending]   # careful
+        when = "idle" # for now
+        models = ["smollm2:135m"]
+
+        [models]
+        keep_alive = "1h"
+    "##]]
+    .assert_eq(&std::fs::read_to_string(home.config_file()).unwrap());
+}
+
+#[test]
+fn a_wrong_file_is_not_edited() {
+    let (_folder, home) = home();
+    std::fs::write(home.config_file(), "[lending]\nwen = 1\n").unwrap();
+    let error = set_lending(
+        &home,
+        &LendingChange {
+            when: Some(When::Always),
+            ..LendingChange::default()
+        },
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("lending.wen"), "{error}");
+    assert_eq!(
+        std::fs::read_to_string(home.config_file()).unwrap(),
+        "[lending]\nwen = 1\n"
+    );
+}
+
+#[test]
+fn an_api_key_is_kept_as_its_hash_and_can_be_forgotten() {
+    let (_folder, home) = home();
+    let secret = add_api_key(&home, "laptop", ScopeName::Circle)
+        .unwrap()
+        .to_string();
+    add_api_key(&home, "phone", ScopeName::Mine).unwrap();
+    assert!(
+        !std::fs::read_to_string(home.config_file())
+            .unwrap()
+            .contains(&secret)
+    );
+    let config = Config::load(&home).unwrap();
+    assert_eq!(
+        config
+            .api_key_of(&secret)
+            .map(|key| (key.name.as_str(), key.scope)),
+        Some(("laptop", ScopeName::Circle))
+    );
+    assert!(config.api_key_of("sk-substrate-wrong").is_none());
+    assert!(matches!(
+        add_api_key(&home, "laptop", ScopeName::Mine),
+        Err(ConfigError::KeyExists { .. })
+    ));
+    assert!(matches!(
+        add_api_key(&home, "a b", ScopeName::Mine),
+        Err(ConfigError::KeyName { .. })
+    ));
+    assert!(remove_api_key(&home, "laptop").unwrap());
+    assert!(!remove_api_key(&home, "laptop").unwrap());
+    assert_eq!(Config::load(&home).unwrap().api.keys.len(), 1);
+}
+
+#[test]
+fn a_key_on_both_lists_is_denied() {
+    let node = NodeId::from_bytes([7; 32]);
+    let other = NodeId::from_bytes([8; 32]);
+    let open = Requesters::default();
+    assert!(open.admit(&node));
+    let both = Requesters {
+        allow: vec![node],
+        deny: vec![node],
+    };
+    assert!(!both.admit(&node) && !both.admit(&other));
+}

@@ -1,0 +1,258 @@
+//! The small values of the settings file, as people write them.
+//!
+//! Absent by design: defaults that depend on the machine.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use substrate_record::{NodeId, Scope};
+
+/// A scope by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScopeName {
+    /// This device.
+    #[default]
+    Mine,
+    /// Keys the owner listed.
+    Circle,
+    /// Strangers.
+    Commons,
+}
+
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::Mine => Self::Mine,
+            ScopeName::Circle => Self::Circle,
+            ScopeName::Commons => Self::Commons,
+        }
+    }
+}
+
+impl From<Scope> for ScopeName {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Mine => Self::Mine,
+            Scope::Circle => Self::Circle,
+            Scope::Commons => Self::Commons,
+        }
+    }
+}
+
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mine => "mine",
+            Self::Circle => "circle",
+            Self::Commons => "commons",
+        })
+    }
+}
+
+/// A number of bytes, written `8GiB`, `512MB` or plainly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+/// Units a size may have; those with `i` are powers of 1,024.
+const UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not a size such as \"8GiB\" or \"512MB\"");
+        let (number, unit) = UNITS
+            .iter()
+            .find_map(|(name, bytes)| text.strip_suffix(name).map(|number| (number, *bytes)))
+            .unwrap_or((text, 1));
+        let number: u64 = number.trim().parse().map_err(|_| wrong())?;
+        number.checked_mul(unit).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |unit: u64| self.0 >= unit && self.0.is_multiple_of(unit);
+        match UNITS[..4].iter().rev().find(|(_, bytes)| whole(*bytes)) {
+            Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Number(bytes) => u64::try_from(bytes)
+                .map(Self)
+                .map_err(|_| D::Error::custom("a size cannot be negative")),
+            Written::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
+}
+
+/// How long an unused model stays loaded, as Ollama's `keep_alive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// So long after the last job; zero unloads at once.
+    After(Duration),
+    /// Until told otherwise.
+    Forever,
+}
+
+impl Default for KeepAlive {
+    /// Five minutes, as Ollama's.
+    fn default() -> Self {
+        Self::After(Duration::from_secs(300))
+    }
+}
+
+impl KeepAlive {
+    /// `"10m"`, a number of seconds, or anything negative for ever.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Ok(seconds) = text.parse::<i64>() {
+            return Ok(Self::from_seconds(seconds));
+        }
+        if text.starts_with('-') {
+            return Ok(Self::Forever);
+        }
+        let duration = humantime::parse_duration(text);
+        duration.map(Self::After).map_err(|_| {
+            format!(
+                "'{text}' is not a duration such as \"5m\", a number of seconds, or -1 for ever"
+            )
+        })
+    }
+
+    /// Seconds; negative = for ever.
+    pub fn from_seconds(seconds: i64) -> Self {
+        u64::try_from(seconds).map_or(Self::Forever, |seconds| {
+            Self::After(Duration::from_secs(seconds))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepAlive {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Number(seconds) => Ok(Self::from_seconds(seconds)),
+            Written::Text(text) => Self::parse(&text).map_err(D::Error::custom),
+        }
+    }
+}
+
+/// A span of the day in local time, written `22:00-07:00`; it may cross midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hours {
+    /// First minute of the day inside.
+    pub from: u16,
+    /// First minute of the day outside again.
+    pub to: u16,
+}
+
+/// Minutes of a day.
+const DAY: u16 = 24 * 60;
+
+impl Hours {
+    /// Whether a minute of the day (0 = midnight) is inside.
+    pub fn contains(&self, minute: u16) -> bool {
+        if self.from <= self.to {
+            (self.from..self.to).contains(&minute)
+        } else {
+            minute >= self.from || minute < self.to
+        }
+    }
+}
+
+impl FromStr for Hours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not a span such as \"22:00-07:00\"");
+        let (from, to) = text.split_once('-').ok_or_else(wrong)?;
+        let hours = Self {
+            from: minute(from).ok_or_else(wrong)?,
+            to: minute(to).ok_or_else(wrong)?,
+        };
+        if hours.from == hours.to {
+            Err(format!(
+                "'{text}' is empty: leave the key out to lend all day"
+            ))
+        } else {
+            Ok(hours)
+        }
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:02}:{:02}-{:02}:{:02}",
+            self.from / 60,
+            self.from % 60,
+            self.to / 60,
+            self.to % 60
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for Hours {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+fn minute(text: &str) -> Option<u16> {
+    let (hour, minute) = text.trim().split_once(':')?;
+    let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+    let total = hour.checked_mul(60)?.checked_add(minute)?;
+    (minute < 60 && total <= DAY).then_some(total)
+}
+
+/// A value people write as a number or as text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number or a text")]
+enum Written {
+    Number(i64),
+    Text(String),
+}
+
+/// Node keys in hex.
+pub(super) fn node_ids<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts
+        .iter()
+        .map(|text| {
+            text.parse().map_err(|_| {
+                D::Error::custom(format!(
+                    "'{text}' is not a node's key: 64 hexadecimal digits"
+                ))
+            })
+        })
+        .collect()
+}
+
+/// A SHA-256 in hex.
+pub(super) fn hash<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+    let text = String::deserialize(from)?;
+    let mut hash = [0; 32];
+    hex::decode_to_slice(&text, &mut hash)
+        .map_err(|_| D::Error::custom("not a SHA-256 in 64 hexadecimal digits"))?;
+    Ok(hash)
+}

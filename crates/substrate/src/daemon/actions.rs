@@ -1,0 +1,163 @@
+//! What HTTP clients may change about the models on this machine, done by the desk.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use super::context::blocking;
+use crate::door::{Call, Door};
+use crate::grpc::desk::{Desk, now_ms};
+use crate::http::actions::PullStream;
+use crate::http::{ActionError, Details, ModelActions, PullProgress, PullRights};
+use crate::models::catalogue::{FindError, Held};
+use crate::models::import::Signer;
+use crate::models::names::ModelName;
+use crate::models::pull::Source;
+
+/// Progress lines that may wait for a client; a slow one slows the download's reports, not the download.
+const PROGRESS_DEPTH: usize = 16;
+
+/// Model changes by way of the current network's desk.
+pub struct DeskActions {
+    door: Door,
+    desk: watch::Receiver<Arc<Desk>>,
+}
+
+impl DeskActions {
+    /// `door` is told of every change.
+    pub fn new(door: Door, desk: watch::Receiver<Arc<Desk>>) -> Self {
+        Self { door, desk }
+    }
+
+    fn desk(&self) -> Arc<Desk> {
+        self.desk.borrow().clone()
+    }
+
+    async fn tell(door: &Door) {
+        // A daemon that is stopping reads the list again when it starts.
+        let _ = door.call(|reply| Call::ModelsChanged { reply }).await;
+    }
+}
+
+impl ModelActions for DeskActions {
+    fn pull(&self, name: String, rights: PullRights) -> BoxFuture<'_, Result<PullStream, ActionError>> {
+        async move {
+            let desk = self.desk();
+            if let Ok(held) = desk.catalogue.find(&name) {
+                return Ok(already_here(&held));
+            }
+            let source = Source::parse(&name).map_err(|error| ActionError::BadName { why: error.to_string() })?;
+            if rights == PullRights::AdoptOnly {
+                return Err(ActionError::Forbidden {
+                    why: "this key may only pull models whose entry the registry knows; the owner pulls others with `substrate pull`".to_owned(),
+                });
+            }
+            let bound = source.default_name();
+            let mut pull = desk.puller.pull(source, bound, Signer::Device(desk.device.clone()));
+            let (sender, stream) = mpsc::channel(PROGRESS_DEPTH);
+            let door = self.door.clone();
+            tokio::spawn(async move {
+                while let Some(progress) = pull.next().await {
+                    if sender.send(Ok(line_of(&progress))).await.is_err() {
+                        return;
+                    }
+                }
+                match pull.finish().await {
+                    Ok(_) => Self::tell(&door).await,
+                    Err(error) => drop(sender.send(Err(ActionError::Failed { why: error.to_string() })).await),
+                }
+            });
+            Ok(stream)
+        }
+        .boxed()
+    }
+
+    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ActionError>> {
+        async move {
+            let desk = self.desk();
+            blocking(move || {
+                let held = desk.catalogue.find(&name).map_err(action_error)?;
+                let removed = desk.catalogue.remove(&held.name).map_err(action_error)?;
+                for digest in removed.unreferenced {
+                    desk.blobs.remove(&digest).map_err(|error| ActionError::Failed { why: error.to_string() })?;
+                }
+                Ok(())
+            })
+            .await?;
+            Self::tell(&self.door).await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn copy(&self, from: String, to: String) -> BoxFuture<'_, Result<(), ActionError>> {
+        async move {
+            let desk = self.desk();
+            blocking(move || {
+                let to: ModelName = to.parse().map_err(|error| ActionError::BadName { why: format!("{to}: {error}") })?;
+                desk.catalogue.copy(&from, &to, now_ms()).map_err(action_error)
+            })
+            .await?;
+            Self::tell(&self.door).await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn show(&self, name: String) -> BoxFuture<'_, Result<Details, ActionError>> {
+        async move {
+            let desk = self.desk();
+            blocking(move || desk.catalogue.find(&name).map(|held| details(&held)).map_err(action_error)).await
+        }
+        .boxed()
+    }
+}
+
+fn already_here(held: &Held) -> PullStream {
+    let (sender, stream) = mpsc::channel(PROGRESS_DEPTH);
+    let digest = format!("sha256:{}", held.weights());
+    let size = Some(held.size());
+    let line = |status: &str| PullProgress { status: status.to_owned(), digest: None, total: None, completed: None };
+    let moved = PullProgress { status: format!("pulling {}", &digest[7..19]), digest: Some(digest.clone()), total: size, completed: size };
+    for line in [line("pulling manifest"), moved, line("verifying sha256 digest"), line("writing manifest"), line("success")] {
+        // Five lines fit the channel.
+        let _ = sender.try_send(Ok(line));
+    }
+    stream
+}
+
+fn line_of(progress: &crate::models::pull::Progress) -> PullProgress {
+    PullProgress {
+        status: progress.status.clone(),
+        digest: progress.digest.clone(),
+        total: progress.total,
+        completed: progress.completed,
+    }
+}
+
+fn action_error(error: FindError) -> ActionError {
+    match error {
+        FindError::Unknown { model, similar } => ActionError::Unknown { model, similar },
+        FindError::Name(error) => ActionError::BadName { why: error.to_string() },
+        other => ActionError::Failed { why: other.to_string() },
+    }
+}
+
+fn details(held: &Held) -> Details {
+    let entry = held.entry.body();
+    let template = held.facts.template.clone().unwrap_or_default();
+    let mut capabilities = vec!["completion".to_owned()];
+    if template.contains("tools") {
+        capabilities.push("tools".to_owned());
+    }
+    let model_info = [
+        ("general.architecture", entry.arch.clone().into()),
+        ("general.parameter_count", held.facts.n_params.into()),
+        (&*format!("{}.context_length", entry.arch), entry.context.into()),
+        (&*format!("{}.vocab_size", entry.arch), held.facts.n_vocab.into()),
+    ]
+    .map(|(key, value): (&str, serde_json::Value)| (key.to_owned(), value));
+    Details { license: entry.licence.clone(), template, model_info: model_info.into(), capabilities }
+}

@@ -1,0 +1,397 @@
+//! One worker process behind its wall, as the rest of the daemon sees it: prepare, begin, read, cancel.
+//!
+//! Invariant: what a worker says is believed only about the sequence it was asked about; any frame that
+//! breaks the pipe's protocol, and any end of the pipe, fails every sequence at once and kills the process.
+//! Absent by design: prompt text. Inputs pass through as bytes that are parsed only inside the wall.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use substrate_sandbox::launch::Worker;
+use substrate_sandbox::wire::{self, Failure, FromWorker, ModelFacts, Prepare, ToWorker};
+
+/// Takes bytes of the pipe apart.
+type Decoder = wire::Decoder<FromWorker>;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Frames of one sequence that may wait for its reader. Small: when the reader stops, the pipe fills and sampling stops.
+const SEQUENCE_DEPTH: usize = 32;
+
+/// Messages that may wait to be written to a worker.
+const OUTBOX_DEPTH: usize = 64;
+
+/// How long a worker may take to load a model: a 70B model from a slow disk, with room.
+const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long a worker may take to tokenize a prompt of the largest allowed size.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Read buffer of the pipe.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why a worker did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WorkError {
+    /// The worker's own refusal.
+    #[error("{detail}")]
+    Failed {
+        /// Its class.
+        why: Failure,
+        /// The worker's words, bounded by the frame's limit.
+        detail: String,
+    },
+    /// The process is gone or broke the pipe's protocol.
+    #[error("the worker process ended: {how}")]
+    Crashed {
+        /// Exit status or protocol fault.
+        how: String,
+    },
+    /// No answer in time.
+    #[error("the worker did not {what} within {seconds} s")]
+    Silent {
+        /// What it was asked to do.
+        what: &'static str,
+        /// The limit.
+        seconds: u64,
+    },
+}
+
+/// Which sequence a reader gets frames of.
+type Routes = Arc<Mutex<BTreeMap<u64, mpsc::Sender<FromWorker>>>>;
+
+/// A handle to one loaded worker. Clones share the process; the last one dropped ends it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    facts: ModelFacts,
+    pid: u32,
+    outbox: mpsc::Sender<ToWorker>,
+    routes: Routes,
+    next: AtomicU64,
+    gone: watch::Receiver<Option<String>>,
+    _process: Arc<Process>,
+}
+
+/// The process itself: killed and reaped when nobody needs it.
+struct Process(Mutex<Worker>);
+
+impl Engine {
+    /// Takes a started worker through loading; both seals are down when this returns.
+    ///
+    /// # Errors
+    /// The worker's refusal of the model, its death, or silence.
+    pub async fn load(worker: Worker, load: ToWorker) -> Result<Self, WorkError> {
+        let (pipe, process, pid) = adopt(worker)?;
+        let (mut read, mut write) = pipe.into_split();
+        let mut decoder = Decoder::new();
+        send(&mut write, &load).await?;
+        let facts = timeout(LOAD_DEADLINE, await_loaded(&mut read, &mut decoder, &process))
+            .await
+            .map_err(|_| silent("load the model", LOAD_DEADLINE))??;
+        Ok(Self::run(read, write, decoder, process, pid, facts))
+    }
+
+    fn run(
+        read: OwnedReadHalf,
+        write: OwnedWriteHalf,
+        decoder: Decoder,
+        process: Arc<Process>,
+        pid: u32,
+        facts: ModelFacts,
+    ) -> Self {
+        let routes = Routes::default();
+        let (outbox, inbox) = mpsc::channel(OUTBOX_DEPTH);
+        let (tell_gone, gone) = watch::channel(None);
+        tokio::spawn(write_all(write, inbox));
+        tokio::spawn(read_all(read, decoder, routes.clone(), process.clone(), tell_gone));
+        let shared = Shared { facts, pid, outbox, routes, next: AtomicU64::new(1), gone, _process: process };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What the model file said of itself, parsed inside the wall.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.shared.facts
+    }
+
+    /// The worker's process id on this host.
+    pub fn pid(&self) -> u32 {
+        self.shared.pid
+    }
+
+    /// Whether the process still answers.
+    pub fn is_alive(&self) -> bool {
+        self.shared.gone.borrow().is_none()
+    }
+
+    /// Completes when the process is gone, with how it ended.
+    pub async fn gone(&self) -> String {
+        let mut gone = self.shared.gone.clone();
+        match gone.wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or_default(),
+            Err(_) => "its reader ended".to_owned(),
+        }
+    }
+
+    /// Hands an input in; answers with the number of prompt tokens and the sequence, not yet begun.
+    ///
+    /// # Errors
+    /// The worker's refusal (context overflow, bad template…), its death, or silence.
+    pub async fn prepare(&self, make: impl FnOnce(u64) -> Prepare) -> Result<(u32, Sequence), WorkError> {
+        let mut sequence = self.open();
+        let seq = sequence.seq;
+        self.tell(ToWorker::Prepare(make(seq))).await?;
+        let first = timeout(PREPARE_DEADLINE, sequence.next())
+            .await
+            .map_err(|_| silent("read the prompt", PREPARE_DEADLINE))??;
+        match first {
+            FromWorker::Prepared { n_in, .. } => Ok((n_in, sequence)),
+            FromWorker::Failed { why, detail, .. } => Err(WorkError::Failed { why, detail }),
+            _ => Err(self.broke_protocol("an answer to Prepare that is none")),
+        }
+    }
+
+    /// Measures (prefill, decode) in millitokens per second with a fixed load.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`].
+    pub async fn bench(&self, prefill: u32, decode: u32) -> Result<(u64, u64), WorkError> {
+        let mut sequence = self.open();
+        self.tell(ToWorker::Bench { seq: sequence.seq, prefill, decode }).await?;
+        let answer = timeout(LOAD_DEADLINE, sequence.next()).await.map_err(|_| silent("measure itself", LOAD_DEADLINE))??;
+        match answer {
+            FromWorker::Benched { prefill, decode, .. } => Ok((prefill, decode)),
+            FromWorker::Failed { why, detail, .. } => Err(WorkError::Failed { why, detail }),
+            _ => Err(self.broke_protocol("an answer to Bench that is none")),
+        }
+    }
+
+    fn open(&self) -> Sequence {
+        let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, frames) = mpsc::channel(SEQUENCE_DEPTH);
+        lock(&self.shared.routes).insert(seq, sender);
+        Sequence { seq, frames, engine: self.clone(), ended: false }
+    }
+
+    async fn tell(&self, message: ToWorker) -> Result<(), WorkError> {
+        self.shared.outbox.send(message).await.map_err(|_| self.crashed())
+    }
+
+    fn crashed(&self) -> WorkError {
+        let how = self.shared.gone.borrow().clone().unwrap_or_else(|| "its pipe closed".to_owned());
+        WorkError::Crashed { how }
+    }
+
+    fn broke_protocol(&self, how: &str) -> WorkError {
+        self.shared._process.kill();
+        WorkError::Crashed { how: how.to_owned() }
+    }
+}
+
+/// One prompt inside a worker. Dropping it before its end cancels it within a token.
+pub struct Sequence {
+    seq: u64,
+    frames: mpsc::Receiver<FromWorker>,
+    engine: Engine,
+    ended: bool,
+}
+
+impl Sequence {
+    /// Starts prefill.
+    ///
+    /// # Errors
+    /// The worker's death.
+    pub async fn begin(&self) -> Result<(), WorkError> {
+        self.engine.tell(ToWorker::Begin { seq: self.seq }).await
+    }
+
+    /// Stops sampling at the next token; `Finished` still follows.
+    ///
+    /// # Errors
+    /// The worker's death.
+    pub async fn cancel(&self) -> Result<(), WorkError> {
+        self.engine.tell(ToWorker::Cancel { seq: self.seq }).await
+    }
+
+    /// The next frame of this sequence.
+    ///
+    /// # Errors
+    /// The worker's death.
+    pub async fn next(&mut self) -> Result<FromWorker, WorkError> {
+        let Some(frame) = self.frames.recv().await else {
+            self.ended = true;
+            return Err(WorkError::Crashed { how: self.engine.gone().await });
+        };
+        self.ended |= matches!(
+            frame,
+            FromWorker::Finished(_) | FromWorker::Failed { .. } | FromWorker::Benched { .. }
+        );
+        Ok(frame)
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        lock(&self.engine.shared.routes).remove(&self.seq);
+        if self.ended {
+            return;
+        }
+        let engine = self.engine.clone();
+        let seq = self.seq;
+        if let Err(mpsc::error::TrySendError::Full(cancel)) = engine.shared.outbox.try_send(ToWorker::Cancel { seq }) {
+            tokio::spawn(async move { engine.tell(cancel).await });
+        }
+    }
+}
+
+impl Process {
+    fn kill(&self) {
+        // A process that is gone already needs no killing.
+        let _ = lock(&self.0).kill();
+    }
+
+    /// How the process ended; it is killed first, so this returns at once.
+    fn end(&self) -> String {
+        let mut worker = lock(&self.0);
+        // A process that is gone already needs no killing.
+        let _ = worker.kill();
+        worker.wait().map_or_else(|error| error.to_string(), |exit| format!("{exit:?}"))
+    }
+}
+
+fn adopt(mut worker: Worker) -> Result<(UnixStream, Arc<Process>, u32), WorkError> {
+    let crashed = |error: std::io::Error| WorkError::Crashed { how: error.to_string() };
+    let pid = worker.pid();
+    let pipe = worker.take_pipe().ok_or_else(|| WorkError::Crashed { how: "its pipe was taken".to_owned() })?;
+    pipe.set_nonblocking(true).map_err(crashed)?;
+    let pipe = UnixStream::from_std(pipe).map_err(crashed)?;
+    Ok((pipe, Arc::new(Process(Mutex::new(worker))), pid))
+}
+
+async fn await_loaded(
+    read: &mut OwnedReadHalf,
+    decoder: &mut Decoder,
+    process: &Process,
+) -> Result<ModelFacts, WorkError> {
+    loop {
+        match next_frame(read, decoder).await {
+            Ok(FromWorker::Sealed { stage, landlock, seccomp }) => {
+                tracing::debug!(stage, landlock, seccomp, "worker sealed");
+            }
+            Ok(FromWorker::Loaded(facts)) => return Ok(facts),
+            Ok(FromWorker::Failed { why, detail, .. }) => return Err(WorkError::Failed { why, detail }),
+            Ok(_) => return Err(WorkError::Crashed { how: "a frame out of turn".to_owned() }),
+            Err(how) => return Err(WorkError::Crashed { how: format!("{how}; {}", process.end()) }),
+        }
+    }
+}
+
+/// Has a fresh worker read a model file's header, behind the same wall. Blocks.
+///
+/// # Errors
+/// As [`Engine::load`].
+pub fn inspect(mut worker: Worker) -> Result<ModelFacts, WorkError> {
+    let crashed = |error: &dyn std::fmt::Display| WorkError::Crashed { how: error.to_string() };
+    let mut pipe = worker.take_pipe().ok_or_else(|| crashed(&"its pipe was taken"))?;
+    pipe.set_read_timeout(Some(LOAD_DEADLINE)).map_err(|error| crashed(&error))?;
+    wire::write(&mut pipe, &ToWorker::Inspect).map_err(|error| crashed(&error))?;
+    loop {
+        match wire::read(&mut pipe).map_err(|error| crashed(&error))? {
+            Some(FromWorker::Sealed { .. }) => {}
+            Some(FromWorker::Inspected(facts)) => return Ok(facts),
+            Some(FromWorker::Failed { why, detail, .. }) => return Err(WorkError::Failed { why, detail }),
+            Some(_) => return Err(crashed(&"a frame out of turn")),
+            None => return Err(crashed(&"its pipe closed")),
+        }
+    }
+}
+
+async fn send(write: &mut OwnedWriteHalf, message: &ToWorker) -> Result<(), WorkError> {
+    let crashed = |error: std::io::Error| WorkError::Crashed { how: error.to_string() };
+    let bytes = wire::encode(message).map_err(|error| WorkError::Crashed { how: error.to_string() })?;
+    write.write_all(&bytes).await.map_err(crashed)
+}
+
+async fn write_all(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<ToWorker>) {
+    while let Some(message) = inbox.recv().await {
+        if send(&mut write, &message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Routes frames until the pipe ends. Waiting for a full sequence is the back pressure that stops the sampler.
+async fn read_all(
+    mut read: OwnedReadHalf,
+    mut decoder: Decoder,
+    routes: Routes,
+    process: Arc<Process>,
+    tell_gone: watch::Sender<Option<String>>,
+) {
+    let why = loop {
+        match next_frame(&mut read, &mut decoder).await {
+            Ok(frame) => route(&routes, frame).await,
+            Err(why) => break why,
+        }
+    };
+    let how = format!("{why}; {}", process.end());
+    tracing::info!(%how, "worker gone");
+    tell_gone.send_replace(Some(how));
+    lock(&routes).clear();
+}
+
+async fn route(routes: &Routes, frame: FromWorker) {
+    let Some(seq) = seq_of(&frame) else { return };
+    let reader = lock(routes).get(&seq).cloned();
+    if let Some(reader) = reader {
+        // A reader that went away has cancelled its sequence already.
+        let _ = reader.send(frame).await;
+    }
+}
+
+/// The sequence a frame is about; `None` if it is about the worker.
+fn seq_of(frame: &FromWorker) -> Option<u64> {
+    match frame {
+        FromWorker::Prepared { seq, .. }
+        | FromWorker::Prefilled { seq, .. }
+        | FromWorker::Tokens { seq, .. }
+        | FromWorker::Tokenized { seq, .. }
+        | FromWorker::Detokenized { seq, .. }
+        | FromWorker::Rendered { seq, .. }
+        | FromWorker::Benched { seq, .. } => Some(*seq),
+        FromWorker::Finished(done) => Some(done.seq),
+        FromWorker::Failed { seq, .. } => *seq,
+        FromWorker::Sealed { .. } | FromWorker::Loaded(_) | FromWorker::Inspected(_) => None,
+    }
+}
+
+async fn next_frame(read: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<FromWorker, String> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        if let Some(frame) = decoder.pop().map_err(|error| error.to_string())? {
+            return Ok(frame);
+        }
+        match read.read(&mut buffer).await {
+            Ok(0) => return Err("its pipe closed".to_owned()),
+            Ok(n) => decoder.push(&buffer[..n]),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+fn silent(what: &'static str, limit: Duration) -> WorkError {
+    WorkError::Silent { what, seconds: limit.as_secs() }
+}
+
+/// Nothing panics while holding these locks, so a poisoned one still guards whole state.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,230 @@
+//! The daemon's one loop: everything that happens becomes an event of the node, and the node's actions are performed.
+//!
+//! Invariant: this task alone owns the node and the tables of live jobs; it never waits for a peer, a worker or a disk.
+//! Absent by design: decisions. They are the node's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use substrate_mesh::{MeshEvent, MessageToken};
+use substrate_node::{AttemptId, Event, MoveReason, Node, Timestamp};
+use substrate_record::{JobId, NodeId, RecordId, Scope, SessionNonce};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::context::Context;
+use super::publish::Publisher;
+use super::session::answer::Answer;
+use super::session::{ProviderOrder, REPORT_DEPTH, Report, RequesterOrder};
+use super::settings::Settings;
+use super::shelf::Shelf;
+use crate::door::{Call, JobEvent};
+
+/// How often housekeeping looks at workers, settings and the clock.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Gossiped capabilities whose verdict is open: more than the node's view holds, far less than a flood.
+pub const MAX_OPEN_GOSSIP: usize = 512;
+
+/// A job a client of this daemon asked for.
+pub struct Requested {
+    /// What was asked and what came.
+    pub answer: Arc<Mutex<Answer>>,
+    /// Its client.
+    pub events: mpsc::Sender<JobEvent>,
+    /// Model name as shown.
+    pub model: String,
+    /// Signed scope.
+    pub scope: Scope,
+    /// The client's patience.
+    pub deadline_ms: u64,
+    /// The node the answer left, until the next offer tells the client.
+    pub moved: Option<(NodeId, MoveReason)>,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its session nonce, named in manifests for it.
+    pub session: SessionNonce,
+    /// Wall clock minus ours.
+    pub skew_ms: i64,
+    /// Release and build.
+    pub build: String,
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The daemon was told to stop.
+    Stopped,
+    /// Another network was joined: start again in it.
+    Moved,
+}
+
+/// The loop's state.
+pub struct Life {
+    pub(super) context: Arc<Context>,
+    pub(super) node: Node,
+    pub(super) shelf: Shelf,
+    pub(super) settings: Settings,
+    pub(super) jobs: BTreeMap<JobId, Requested>,
+    pub(super) requesters: BTreeMap<AttemptId, mpsc::Sender<RequesterOrder>>,
+    pub(super) providers: BTreeMap<AttemptId, mpsc::Sender<ProviderOrder>>,
+    pub(super) resumable: BTreeMap<RecordId, AttemptId>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) gossip: BTreeMap<RecordId, MessageToken>,
+    pub(super) publisher: Publisher,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) tasks: TaskTracker,
+    pub(super) wake: Option<Instant>,
+    pub(super) stop: CancellationToken,
+    pub(super) ending: Ending,
+    pub(super) warnings: Vec<String>,
+    /// Own models as last told to the node, so that housekeeping tells only changes.
+    pub(super) told_models: Vec<substrate_node::OwnModel>,
+    /// Whether some model's rates are being measured.
+    pub(super) measuring: bool,
+    /// What tasks of the loop's own report back.
+    pub(super) notes: mpsc::Sender<Note>,
+}
+
+/// What the loop's own helpers report back.
+pub enum Note {
+    /// A model's rates were measured, or could not be.
+    Measured,
+    /// Records that a peer sent us alone.
+    Direct {
+        /// Who.
+        from: NodeId,
+        /// What.
+        records: Vec<substrate_record::AnyRecord>,
+    },
+    /// Somebody redeemed an invite and is listed now.
+    Joined(NodeId),
+    /// We are in another network now.
+    MovedNetwork,
+}
+
+/// Channels the loop reads.
+pub struct Inboxes {
+    /// Calls of the listeners.
+    pub calls: mpsc::Receiver<Call>,
+    /// The mesh.
+    pub mesh: mpsc::Receiver<MeshEvent>,
+    /// Sessions.
+    pub reports: mpsc::Receiver<Report>,
+    /// Own tasks.
+    pub notes: mpsc::Receiver<Note>,
+}
+
+/// The channel sessions report by.
+pub fn report_channel() -> (mpsc::Sender<Report>, mpsc::Receiver<Report>) {
+    mpsc::channel(REPORT_DEPTH)
+}
+
+impl Life {
+    /// Runs until told to stop, then lets running jobs finish or hands them over. Calls are taken from the
+    /// inbox as long as the loop lives; the inbox goes back to the caller for a next life.
+    pub async fn run(mut self, mut inboxes: Inboxes) -> (Ending, mpsc::Receiver<Call>) {
+        self.begin();
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                Some(report) = inboxes.reports.recv() => self.on_report(report),
+                Some(event) = inboxes.mesh.recv() => self.on_mesh(event).await,
+                Some(note) = inboxes.notes.recv() => self.on_note(note),
+                Some(call) = inboxes.calls.recv() => self.on_call(call).await,
+                () = due(self.wake) => self.handle(Event::Tick),
+                _ = housekeeping.tick() => self.keep_house().await,
+            }
+        }
+        self.drain(&mut inboxes).await;
+        (self.ending, inboxes.calls)
+    }
+
+    /// Tells the node everything it starts from.
+    fn begin(&mut self) {
+        let standings = self.shelf.standings();
+        self.handle(Event::RegistryChanged(standings));
+        self.tell_models();
+        self.tell_circle();
+        let lending = self.settings.lending();
+        self.handle(Event::LendingChanged(lending));
+        self.measure_next();
+    }
+
+    /// One event into the node, its actions out.
+    pub(super) fn handle(&mut self, event: Event) {
+        let now = self.context.now();
+        for action in self.node.handle(now, event) {
+            self.perform(action);
+        }
+    }
+
+    pub(super) fn wake_at(&mut self, at: Timestamp) {
+        let now = self.context.now();
+        self.wake = Some(Instant::now() + Duration::from_millis(at.since(now)));
+    }
+
+    pub(super) fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => self.handle(event),
+            Report::Offered { attempt, manifest, orders, event } => {
+                self.providers.insert(attempt, orders);
+                self.resumable.insert(manifest, attempt);
+                self.handle(event);
+            }
+            Report::Reattach { from, manifest, tokens, io } => self.reattach(from, manifest, tokens, io),
+            Report::RequesterClosed(attempt) => {
+                self.requesters.remove(&attempt);
+            }
+            Report::ProviderClosed(attempt) => {
+                self.providers.remove(&attempt);
+                self.resumable.retain(|_, known| *known != attempt);
+            }
+            Report::Offence { node, what } => self.penalise(node, &what),
+        }
+    }
+
+    fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Measured => {
+                self.measuring = false;
+                self.tell_models();
+                self.measure_next();
+            }
+            Note::Direct { from, records } => self.on_direct(from, records),
+            Note::Joined(node) => {
+                self.tell_circle();
+                self.send_entries(node);
+            }
+            Note::MovedNetwork => {
+                self.ending = Ending::Moved;
+                self.stop.cancel();
+            }
+        }
+    }
+
+    async fn keep_house(&mut self) {
+        self.context.pool.expire().await;
+        self.tell_models();
+        if let Some(lending) = self.settings.lending_changed() {
+            self.handle(Event::LendingChanged(lending));
+        }
+    }
+}
+
+/// Waits until then, or for ever.
+pub(super) async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,320 @@
+//! The loaded workers: one process per model, started on demand, ended when idle.
+//!
+//! Invariant: a model's bytes were hashed when they came into the blob store, and a worker only ever gets
+//! a path inside that store. Two jobs that need the same model wait for one load.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use substrate_record::{ContentHash, WallTier};
+use substrate_sandbox::launch::{Wall, WallSpec};
+use substrate_sandbox::wire::{Load, ToWorker};
+
+use super::context::{blocking, unix_ms};
+use super::engine::{self, Engine, WorkError};
+use crate::blobs::Blobs;
+use crate::models::import::{Inspect, InspectError, ModelFacts};
+
+/// Prompt and answer tokens of the benchmark whose rates the Capability publishes.
+const BENCH_PREFILL: u32 = 256;
+const BENCH_DECODE: u32 = 48;
+
+/// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
+const DEFAULT_CONTEXT: u32 = 4096;
+
+/// How workers are made on this machine.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The static worker binary.
+    pub binary: PathBuf,
+    /// Its SHA-256; another binary is refused.
+    pub sha256: ContentHash,
+    /// Threads for the engine.
+    pub threads: u32,
+    /// Context in tokens the owner set.
+    pub context: Option<u32>,
+    /// Bytes a worker may map.
+    pub memory_limit: u64,
+    /// How long an idle worker stays; `None` = for ever.
+    pub keep_alive: Option<Duration>,
+}
+
+/// A worker that could not be started or loaded.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// The blob is not here.
+    #[error("the weights {0} are not on this machine")]
+    NoBlob(ContentHash),
+    /// The wall could not be put up.
+    #[error("the wall could not be put up: {0}")]
+    Wall(String),
+    /// The worker's own answer.
+    #[error(transparent)]
+    Work(#[from] WorkError),
+}
+
+/// Handle to all workers. Clones share them.
+#[derive(Clone)]
+pub struct Pool {
+    settings: Arc<WorkerSettings>,
+    blobs: Blobs,
+    models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
+}
+
+/// One model's place: the load is behind an async lock so that a second asker waits for it.
+#[derive(Default)]
+struct Slot {
+    engine: tokio::sync::Mutex<Option<Engine>>,
+    seen: Mutex<Seen>,
+}
+
+/// What lists show without waiting for a load.
+#[derive(Default, Clone)]
+struct Seen {
+    engine: Option<Engine>,
+    busy: u32,
+    last_used: Option<Instant>,
+    keep_alive: Option<Option<Duration>>,
+    rates: Option<(u64, u64)>,
+    /// A measurement was tried: a model that does not load is not tried for ever.
+    tried: bool,
+}
+
+/// A loaded worker, for `ps`.
+pub struct Loaded {
+    /// Weights.
+    pub digest: ContentHash,
+    /// The worker.
+    pub engine: Engine,
+    /// Jobs in it.
+    pub busy: u32,
+    /// Unix milliseconds; `None` = never.
+    pub expires_ms: Option<u64>,
+}
+
+/// Keeps a worker loaded while a job uses it.
+pub struct Lease {
+    /// The worker.
+    pub engine: Engine,
+    slot: Arc<Slot>,
+}
+
+impl Pool {
+    /// No worker is started yet.
+    pub fn new(settings: WorkerSettings, blobs: Blobs) -> Self {
+        Self { settings: Arc::new(settings), blobs, models: Arc::default() }
+    }
+
+    /// How workers are made.
+    pub fn settings(&self) -> &WorkerSettings {
+        &self.settings
+    }
+
+    /// The tier of the wall put up here.
+    pub fn wall(&self) -> WallTier {
+        WallTier::Basic
+    }
+
+    /// The model's worker, loading it if need be.
+    ///
+    /// # Errors
+    /// Why it could not be loaded; the next call tries again.
+    pub async fn lease(&self, weights: &ContentHash) -> Result<Lease, LoadError> {
+        let slot = lock(&self.models).entry(*weights).or_default().clone();
+        let mut held = slot.engine.lock().await;
+        let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
+            Some(engine) => engine.clone(),
+            None => {
+                let engine = self.load(weights).await?;
+                *held = Some(engine.clone());
+                engine
+            }
+        };
+        drop(held);
+        let mut seen = lock(&slot.seen);
+        seen.engine = Some(engine.clone());
+        seen.busy += 1;
+        drop(seen);
+        Ok(Lease { engine, slot })
+    }
+
+    async fn load(&self, weights: &ContentHash) -> Result<Engine, LoadError> {
+        let worker = self.launch(weights).await?;
+        let settings = &self.settings;
+        let load = Load {
+            n_ctx: settings.context.unwrap_or(DEFAULT_CONTEXT),
+            threads: settings.threads,
+            batch_threads: settings.threads,
+        };
+        let start = Instant::now();
+        let engine = Engine::load(worker, ToWorker::Load(load)).await?;
+        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), "worker loaded");
+        Ok(engine)
+    }
+
+    async fn launch(&self, weights: &ContentHash) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+        if !self.blobs.has(weights) {
+            return Err(LoadError::NoBlob(*weights));
+        }
+        let spec = self.spec(self.blobs.path(weights));
+        blocking(move || Wall::spawn(spec)).await.map_err(|error| LoadError::Wall(error.to_string()))
+    }
+
+    fn spec(&self, model: PathBuf) -> WallSpec {
+        WallSpec {
+            memory_limit: self.settings.memory_limit,
+            expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
+            ..WallSpec::new(self.settings.binary.clone(), model)
+        }
+    }
+
+    /// Measured (prefill, decode) in millitokens per second; measures once, or again if told.
+    ///
+    /// # Errors
+    /// As [`Pool::lease`], and the benchmark's own.
+    pub async fn rates(&self, weights: &ContentHash, again: bool) -> Result<(u64, u64), LoadError> {
+        let slot = lock(&self.models).entry(*weights).or_default().clone();
+        lock(&slot.seen).tried = true;
+        let lease = self.lease(weights).await?;
+        if let Some(rates) = lock(&lease.slot.seen).rates.filter(|_| !again) {
+            return Ok(rates);
+        }
+        let rates = lease.engine.bench(BENCH_PREFILL, BENCH_DECODE).await?;
+        lock(&lease.slot.seen).rates = Some(rates);
+        Ok(rates)
+    }
+
+    /// Whether nobody has tried to measure the model yet.
+    pub fn needs_measuring(&self, weights: &ContentHash) -> bool {
+        let slot = lock(&self.models).entry(*weights).or_default().clone();
+        let tried = lock(&slot.seen).tried;
+        !tried
+    }
+
+    /// The rates last measured in this run, without loading anything.
+    pub fn known_rates(&self, weights: &ContentHash) -> Option<(u64, u64)> {
+        let slot = lock(&self.models).get(weights).cloned()?;
+        let rates = lock(&slot.seen).rates;
+        rates
+    }
+
+    /// Whether a live worker holds the model.
+    pub fn is_loaded(&self, weights: &ContentHash) -> bool {
+        let slot = lock(&self.models).get(weights).cloned();
+        slot.is_some_and(|slot| lock(&slot.seen).engine.as_ref().is_some_and(Engine::is_alive))
+    }
+
+    /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
+    /// Returns whether it was loaded.
+    pub async fn keep_alive(&self, weights: &ContentHash, stay: Option<Duration>) -> bool {
+        let Some(slot) = lock(&self.models).get(weights).cloned() else { return false };
+        let loaded = {
+            let mut seen = lock(&slot.seen);
+            seen.keep_alive = Some(stay);
+            seen.engine.is_some()
+        };
+        self.expire().await;
+        loaded
+    }
+
+    /// Ends workers that were idle for their keep-alive, and forgets dead ones.
+    pub async fn expire(&self) {
+        let slots: Vec<Arc<Slot>> = lock(&self.models).values().cloned().collect();
+        for slot in slots {
+            let Ok(mut held) = slot.engine.try_lock() else { continue };
+            if slot.is_over(self.settings.keep_alive) {
+                *held = None;
+                let mut seen = lock(&slot.seen);
+                seen.engine = None;
+                seen.keep_alive = None;
+            }
+        }
+    }
+
+    /// Ends every worker.
+    pub async fn clear(&self) {
+        let slots = std::mem::take(&mut *lock(&self.models));
+        for slot in slots.into_values() {
+            *slot.engine.lock().await = None;
+            lock(&slot.seen).engine = None;
+        }
+    }
+
+    /// The workers alive now.
+    pub fn loaded(&self) -> Vec<Loaded> {
+        let models = lock(&self.models).clone();
+        models.iter().filter_map(|(digest, slot)| slot.listed(*digest, self.settings.keep_alive)).collect()
+    }
+}
+
+impl Slot {
+    fn is_over(&self, default: Option<Duration>) -> bool {
+        let seen = lock(&self.seen);
+        let Some(engine) = &seen.engine else { return false };
+        let idle = seen.last_used.filter(|_| seen.busy == 0).map(|at| at.elapsed());
+        let over = match (seen.keep_alive.unwrap_or(default), idle) {
+            (Some(stay), Some(idle)) => idle >= stay,
+            _ => false,
+        };
+        over || !engine.is_alive()
+    }
+
+    fn listed(&self, digest: ContentHash, default: Option<Duration>) -> Option<Loaded> {
+        let seen = lock(&self.seen).clone();
+        let engine = seen.engine.filter(Engine::is_alive)?;
+        let stay = seen.keep_alive.unwrap_or(default);
+        let left = stay.map(|stay| stay.saturating_sub(seen.last_used.map_or(Duration::ZERO, |at| at.elapsed())));
+        let expires_ms = left.map(|left| unix_ms() + u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        Some(Loaded { digest, engine, busy: seen.busy, expires_ms })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut seen = lock(&self.slot.seen);
+        seen.busy -= 1;
+        seen.last_used = Some(Instant::now());
+    }
+}
+
+/// Reads a header behind the wall, for import and pull.
+pub struct WalledInspector {
+    pool: Pool,
+}
+
+impl WalledInspector {
+    /// Uses the pool's worker binary.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+}
+
+impl Inspect for WalledInspector {
+    fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
+        let worker = Wall::spawn(self.pool.spec(model.to_path_buf()))
+            .map_err(|error| InspectError::Unavailable(error.to_string()))?;
+        match engine::inspect(worker) {
+            Ok(facts) => Ok(ModelFacts {
+                arch: facts.arch,
+                quant: facts.quant,
+                name: facts.name,
+                n_params: facts.n_params,
+                n_ctx_train: facts.n_ctx_train,
+                n_vocab: facts.n_vocab,
+                template: facts.template,
+                licence: facts.licence,
+                size: facts.size,
+            }),
+            Err(WorkError::Failed { detail, .. }) => Err(InspectError::BadModel(detail)),
+            Err(error @ WorkError::Crashed { .. }) => Err(InspectError::BadModel(error.to_string())),
+            Err(error) => Err(InspectError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+/// Nothing panics while holding these locks, so a poisoned one still guards whole state.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,131 @@
+//! One requested answer through all its attempts: what was asked, and every token received so far.
+//!
+//! Invariant: at most one attempt's session holds the answer at a time (it is behind an async lock), so no
+//! token is appended twice and an attempt never starts before the last one has signed what it received.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use substrate_record::{Commitment, JobManifest, RecordId, Salt, Sampler, Verified, WallTier, commit, output_bytes};
+use tokio::sync::mpsc;
+
+use crate::daemon::context::draw;
+use crate::door::{Ask, JobEvent, Timings};
+
+/// Manifests kept per job. A job that was refused more often keeps the latest: the older ones count nothing.
+const MAX_MANIFESTS: usize = 64;
+
+/// What the requester keeps of a job until its client has the end of it.
+pub struct Answer {
+    /// Where its client listens.
+    pub events: mpsc::Sender<JobEvent>,
+    /// Canonical input bytes, sent on the stream and committed in each manifest.
+    pub input: Vec<u8>,
+    /// The seed's base, PROTOCOL.md 3: 8 bytes from the client, or 32 drawn here.
+    pub seed: Vec<u8>,
+    /// As signed in each manifest.
+    pub sampler: Sampler,
+    /// Tokens of the whole answer at most.
+    pub max_tokens: u32,
+    /// Demanded wall.
+    pub wall: WallTier,
+    /// Client's patience in milliseconds, from `since`.
+    pub deadline_ms: u64,
+    /// Every id received, over all attempts.
+    pub ids: Vec<u32>,
+    /// Manifests of the attempts so far, the latest last: the parent of the next, and what an export shows.
+    pub manifests: VecDeque<Verified<JobManifest>>,
+    /// Prompt tokens by the latest Accept.
+    pub n_in: u32,
+    /// What the last node that refused said, for the client if the job itself is at fault.
+    pub last_refusal: Option<String>,
+    /// When the client asked.
+    pub since: Instant,
+    /// When the latest attempt was offered, and when it started.
+    pub offered: Option<Instant>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// The salts of one attempt, drawn by the requester and sent with the input.
+#[derive(Clone, Copy)]
+pub struct Salts {
+    /// Of the seed.
+    pub seed: Salt,
+    /// Of the input.
+    pub input: Salt,
+    /// Of the resumed ids.
+    pub resume: Salt,
+    /// Of the output.
+    pub output: Salt,
+}
+
+impl Salts {
+    /// Fresh ones.
+    pub fn draw() -> Self {
+        let fresh = || Salt::from_bytes(draw());
+        Self { seed: fresh(), input: fresh(), resume: fresh(), output: fresh() }
+    }
+
+    /// Commitment to resumed and own ids together.
+    pub fn commit_output(&self, ids: &[u32]) -> Commitment {
+        commit(&self.output, &output_bytes(ids))
+    }
+}
+
+/// The seed's base for one choice of a request.
+///
+/// Choice 0 is PROTOCOL.md 3 itself. Each further choice of a request is a job of its own, whose base is the
+/// seed that choice would have had inside one job, so that `n` choices are the same however they are run.
+pub fn seed_base(seed: Option<i64>, choice: u32) -> Vec<u8> {
+    let base = match seed {
+        Some(seed) => seed.to_le_bytes().to_vec(),
+        None => draw::<32>().to_vec(),
+    };
+    if choice == 0 { base } else { substrate_record::seed_for_choice(&base, choice).to_vec() }
+}
+
+impl Answer {
+    /// A new answer to `ask`, whose canonical input is `input`.
+    pub fn new(ask: &Ask, input: Vec<u8>, wall: WallTier, max_tokens: u32, events: mpsc::Sender<JobEvent>) -> Self {
+        Self {
+            events,
+            input,
+            seed: seed_base(ask.seed, ask.choice),
+            sampler: ask.sampler.clone(),
+            max_tokens,
+            wall,
+            deadline_ms: ask.deadline_ms,
+            ids: Vec::new(),
+            manifests: VecDeque::new(),
+            n_in: 0,
+            last_refusal: None,
+            since: Instant::now(),
+            offered: None,
+            timings: Timings::default(),
+        }
+    }
+
+    /// Takes note of an attempt's manifest.
+    pub fn remember(&mut self, manifest: Verified<JobManifest>) {
+        if self.manifests.len() == MAX_MANIFESTS {
+            self.manifests.pop_front();
+        }
+        self.manifests.push_back(manifest);
+    }
+
+    /// The manifest a new attempt names as its parent.
+    pub fn parent(&self) -> Option<RecordId> {
+        self.manifests.back().map(Verified::id)
+    }
+
+    /// What is left of the client's patience.
+    pub fn deadline_left_ms(&self) -> u64 {
+        self.deadline_ms.saturating_sub(millis(self.since))
+    }
+}
+
+/// Milliseconds since `start`.
+pub fn millis(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

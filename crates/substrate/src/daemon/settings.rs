@@ -1,0 +1,110 @@
+//! The owner's settings as the loop uses them: what is lent at this moment, and to whom.
+//!
+//! Invariant: lending is `off` until the owner says otherwise, and nothing a peer sends changes these.
+
+use substrate_node::{Lending, LendingTerms};
+use substrate_record::{JobKind, NodeId, RecordId, Scope};
+
+use crate::config::{Config, JobType, When};
+
+/// Load average per core, in hundredths, under which the machine counts as idle: half a core's worth of
+/// others' work on each core makes both slower (docs/decisions, and the engine's measured collapse under load).
+const IDLE_LOAD_PERCENT: u32 = 50;
+
+/// Settings in force.
+pub struct Settings {
+    config: Config,
+    circle: Vec<NodeId>,
+    refused_entries: Vec<RecordId>,
+    cores: u32,
+    last: Lending,
+}
+
+impl Settings {
+    /// Takes over what was read from disk.
+    pub fn new(config: Config, circle: Vec<NodeId>, cores: u32) -> Self {
+        let mut settings = Self { config, circle, refused_entries: Vec::new(), cores, last: Lending::Off };
+        settings.last = settings.now();
+        settings
+    }
+
+    /// The file as read.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Keys listed in any circle.
+    pub fn circle(&self) -> &[NodeId] {
+        &self.circle
+    }
+
+    /// New settings and circles, read again.
+    pub fn replace(&mut self, config: Config, circle: Vec<NodeId>) {
+        self.config = config;
+        self.circle = circle;
+    }
+
+    /// Entries the owner lends, out of those held: a list in the settings leaves the others out.
+    pub fn set_refused_entries(&mut self, refused: Vec<RecordId>) {
+        self.refused_entries = refused;
+    }
+
+    /// What is lent now.
+    pub fn lending(&mut self) -> Lending {
+        self.last = self.now();
+        self.last.clone()
+    }
+
+    /// What is lent now, if that is something else than before.
+    pub fn lending_changed(&mut self) -> Option<Lending> {
+        let now = self.now();
+        (now != self.last).then(|| {
+            self.last = now.clone();
+            now
+        })
+    }
+
+    /// `off`, `idle` or `always`, for people.
+    pub fn lending_word(&self) -> &'static str {
+        match self.config.lending.when {
+            When::Off => "off",
+            When::Idle => "idle",
+            When::Always => "always",
+        }
+    }
+
+    fn now(&self) -> Lending {
+        let lending = &self.config.lending;
+        let willing = match lending.when {
+            When::Off => false,
+            When::Idle => is_idle(self.cores),
+            When::Always => true,
+        };
+        let in_hours = lending.hours.as_ref().is_none_or(|hours| hours.contains(minute_of_day()));
+        if !willing || !in_hours {
+            return Lending::Off;
+        }
+        let lends = |kind| lending.job_types.is_empty() || lending.job_types.contains(&kind);
+        let refused_kinds = [(JobType::Generate, JobKind::Generate), (JobType::Embed, JobKind::Embed)];
+        Lending::On(LendingTerms {
+            widest: Scope::Commons,
+            slots: 1,
+            refused_nodes: lending.requesters.deny.clone(),
+            refused_entries: self.refused_entries.clone(),
+            refused_kinds: refused_kinds.into_iter().filter(|(word, _)| !lends(*word)).map(|(_, kind)| kind).collect(),
+        })
+    }
+}
+
+/// Whether the machine has nothing else to do, by the load average of the last minute.
+fn is_idle(cores: u32) -> bool {
+    // A machine that does not tell its load is not known to be idle.
+    let Ok(load) = sysinfo::System::load_average() else { return false };
+    load.one * 100.0 < f64::from(IDLE_LOAD_PERCENT) * f64::from(cores)
+}
+
+/// Minutes since local midnight, for the owner's hours. Without a time zone database this is UTC.
+fn minute_of_day() -> u16 {
+    let minutes = super::context::unix_ms() / 60_000 % (24 * 60);
+    u16::try_from(minutes).unwrap_or(0)
+}

@@ -1,0 +1,175 @@
+//! What one life of the daemon is made of: workers, mesh, node, and the channels between them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use substrate_mesh::{Discovery, Limits, MeshConfig};
+use substrate_node::{Config as NodeConfig, Node};
+use substrate_record::{ContentHash, NetworkId, SessionNonce};
+use substrate_sandbox::launch::worker_sha256;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::context::{Context, draw};
+use super::life::{Ending, Inboxes, Life, report_channel};
+use super::pool::{Pool, WorkerSettings};
+use super::publish::Publisher;
+use super::settings::Settings;
+use super::shelf::Shelf;
+use super::{DaemonOptions, Opened};
+use crate::blobs::Blobs;
+use crate::config::{Config, KeepAlive};
+use crate::grpc::desk::Desk;
+use crate::hardware;
+use crate::home::Home;
+use crate::door::Call;
+
+/// Sequences answered at once. One, until the engine batches.
+const SLOTS: u32 = 1;
+
+/// Notes of the loop's own tasks that may wait: one per task that can be under way at once.
+const NOTES: usize = 64;
+
+/// A life that is ready to run.
+pub struct Ready {
+    life: Life,
+    mesh: mpsc::Receiver<substrate_mesh::MeshEvent>,
+    reports: mpsc::Receiver<super::session::Report>,
+    notes: mpsc::Receiver<super::life::Note>,
+}
+
+impl Ready {
+    /// Runs it; gives the inbox of calls back at the end.
+    pub async fn run(self, calls: mpsc::Receiver<Call>) -> (Ending, mpsc::Receiver<Call>) {
+        let inboxes = Inboxes { calls, mesh: self.mesh, reports: self.reports, notes: self.notes };
+        self.life.run(inboxes).await
+    }
+}
+
+/// The workers of this machine.
+///
+/// # Errors
+/// There is no worker beside this program, or it is not the one in the install manifest.
+pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> {
+    let binary = worker_path()?;
+    let digest = worker_sha256(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let sha256 = ContentHash::from_bytes(digest);
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    let memory = hardware::detect(home.blobs().as_path()).memory;
+    let settings = WorkerSettings {
+        binary,
+        sha256,
+        threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
+        context: config.models.context,
+        memory_limit: config.lending.memory.map_or(memory, |limit| limit.0),
+        keep_alive: match config.models.keep_alive {
+            KeepAlive::After(stay) => Some(stay),
+            KeepAlive::Forever => None,
+        },
+    };
+    Ok(Pool::new(settings, blobs))
+}
+
+/// The worker beside this program, or in libexec.
+///
+/// # Errors
+/// There is none.
+pub fn worker_path() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own path")?;
+    let folder = own.parent().context("this program lies in no folder")?;
+    let candidates = [folder.join("substrate-worker"), folder.join("../libexec/substrate-worker")];
+    let found = candidates.iter().find(|path| path.is_file()).cloned();
+    found.with_context(|| {
+        let places = candidates.map(|path| path.display().to_string()).join(" or ");
+        format!("there is no substrate-worker at {places}\nhint: both programs are installed together; from a checkout, `cargo xtask stage` builds both")
+    })
+}
+
+/// How this device shows itself to a mesh.
+pub fn identity(desk: &Desk, listen: Vec<String>, peers: Vec<String>) -> MeshConfig {
+    let body = desk.genesis.body();
+    MeshConfig {
+        seed: *desk.device.seed(),
+        network: desk.network(),
+        rules_hash: Some(body.rules_hash),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: crate::BUILD.to_owned(),
+        session: SessionNonce::from_bytes(draw()),
+        listen,
+        static_peers: peers,
+        discovery: Discovery { mdns: false, kad: false },
+        known_peers: Vec::new(),
+        allow_join: true,
+        limits: Limits::default(),
+    }
+}
+
+/// Starts the mesh of the desk's network and puts a life together.
+///
+/// # Errors
+/// The mesh cannot listen, or the store cannot be read.
+pub(super) async fn life(options: &DaemonOptions, opened: &Opened, desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<Ready> {
+    let config = Config::load(&options.home)?;
+    let mesh_config = mesh_config(options, &config, &desk)?;
+    let session = mesh_config.session;
+    let (mesh, mesh_events) = substrate_mesh::start(mesh_config).await?;
+    let network = desk.network();
+    let context = Arc::new(Context { me: desk.node(), network, desk: desk.clone(), pool: opened.pool.clone(), mesh, started: Instant::now() });
+    let shelf = Shelf::open(&desk.genesis, desk.catalogue.clone(), desk.records.entries()?)?;
+    let hardware = hardware::detect(desk.home.blobs().as_path());
+    let circle = desk.store.circle_members(&network)?.into_iter().collect();
+    let cores = hardware.cores;
+    let publisher = Publisher::start(context.clone(), hardware)?;
+    let (reports, report_inbox) = report_channel();
+    let (notes, note_inbox) = mpsc::channel(NOTES);
+    let mut life = Life {
+        node: node(&context, session),
+        context,
+        shelf,
+        settings: Settings::new(config, circle, cores),
+        jobs: Default::default(),
+        requesters: Default::default(),
+        providers: Default::default(),
+        resumable: Default::default(),
+        peers: Default::default(),
+        gossip: Default::default(),
+        publisher,
+        reports,
+        tasks: TaskTracker::new(),
+        wake: None,
+        stop,
+        ending: Ending::Stopped,
+        warnings: Vec::new(),
+        told_models: Vec::new(),
+        measuring: false,
+        notes,
+    };
+    life.refuse_unlent();
+    Ok(Ready { life, mesh: mesh_events, reports: report_inbox, notes: note_inbox })
+}
+
+fn node(context: &Context, session: SessionNonce) -> Node {
+    let config = NodeConfig { own: context.me, session, slots: SLOTS, walls: vec![context.pool.wall()], isolated: false };
+    Node::new(config, u64::from_be_bytes(draw()))
+}
+
+/// Peers of the command line, of the settings, and those met before.
+fn mesh_config(options: &DaemonOptions, config: &Config, desk: &Desk) -> anyhow::Result<MeshConfig> {
+    let listen = if options.listen.is_empty() { config.mesh.listen.clone() } else { options.listen.clone() };
+    let mut peers = config.mesh.peers.clone();
+    peers.extend(options.peers.iter().cloned());
+    let discovery = Discovery { mdns: config.mesh.mdns, kad: config.mesh.kad };
+    let known_peers = known_addresses(desk, &desk.network())?;
+    Ok(MeshConfig { discovery, known_peers, ..identity(desk, listen, peers) })
+}
+
+fn known_addresses(desk: &Desk, network: &NetworkId) -> anyhow::Result<Vec<String>> {
+    /// Enough to find the rest through any one of them.
+    const FIRST_DIALS: usize = 16;
+    let mut known = desk.store.peers(network)?;
+    known.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.last_seen_ms));
+    Ok(known.into_iter().take(FIRST_DIALS).flat_map(|(_, peer)| peer.addrs).collect())
+}

@@ -1,0 +1,182 @@
+//! What lists show: the node's and the pool's state in the door's words.
+
+use substrate_mesh::PeerView as MeshPeer;
+use substrate_node::{JobPhase, JobStatus, PeerStatus, Timestamp, WorkPhase, WorkStatus};
+use substrate_record::{ContentHash, ModelEntry, NodeId, Scope, Verified};
+
+use super::life::Peer;
+use super::pool::Pool;
+use super::shelf::Shelf;
+use crate::door::{JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
+use crate::models::catalogue::Held;
+
+/// A model held here.
+pub fn own_model(held: &Held, nodes: Vec<NodeId>, loaded: bool) -> ModelView {
+    let entry = held.entry.body();
+    ModelView {
+        name: held.name.to_string(),
+        entry: held.entry.id(),
+        digest: held.weights(),
+        size: held.size(),
+        arch: entry.arch.clone(),
+        quant: entry.quant.clone(),
+        n_params: held.facts.n_params,
+        context: entry.context,
+        licence: entry.licence.clone(),
+        modified_ms: held.modified_ms,
+        own: true,
+        nodes,
+        loaded,
+        template: held.facts.template.clone(),
+    }
+}
+
+/// A model only others hold.
+pub fn others_model(entry: &Verified<ModelEntry>, digest: ContentHash, nodes: Vec<NodeId>) -> ModelView {
+    let body = entry.body();
+    ModelView {
+        name: body.name.clone(),
+        entry: entry.id(),
+        digest,
+        size: body.files.iter().map(|file| file.size).sum(),
+        arch: body.arch.clone(),
+        quant: body.quant.clone(),
+        n_params: 0,
+        context: body.context,
+        licence: body.licence.clone(),
+        modified_ms: entry.record().claimed_ms,
+        own: false,
+        nodes,
+        loaded: false,
+        template: None,
+    }
+}
+
+/// The loaded workers.
+pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
+    pool.loaded()
+        .into_iter()
+        .map(|loaded| {
+            let name = held.iter().find(|held| held.weights() == loaded.digest).map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
+            let facts = loaded.engine.facts();
+            WorkerView {
+                model: name,
+                digest: loaded.digest,
+                memory: resident_bytes_of(loaded.engine.pid()),
+                context: facts.n_ctx,
+                pid: loaded.engine.pid(),
+                wall: pool.wall(),
+                busy: loaded.busy,
+                expires_ms: loaded.expires_ms,
+                arch: facts.arch.clone(),
+                quant: facts.quant.clone(),
+            }
+        })
+        .collect()
+}
+
+/// A job asked for here.
+pub fn requested(status: &JobStatus, model: String, now: Timestamp) -> JobView {
+    let state = match status.phase {
+        JobPhase::Waiting | JobPhase::Offered | JobPhase::Queued => "queued",
+        JobPhase::Preparing => "starting",
+        JobPhase::Running | JobPhase::Resuming | JobPhase::Settling => "running",
+    };
+    JobView {
+        job: status.job,
+        role: JobRole::Requested,
+        model,
+        scope: status.scope,
+        state: state.to_owned(),
+        peer: status.attempt.map(|attempt| attempt.peer),
+        queue: status.news.as_ref().map(news),
+        tokens: status.tokens,
+        attempt: status.attempts,
+        age_ms: now.since(status.since),
+    }
+}
+
+/// A job served for another.
+pub fn serving(status: &WorkStatus, model: String, now: Timestamp) -> JobView {
+    let state = match status.phase {
+        WorkPhase::Queued => "queued",
+        WorkPhase::Ready | WorkPhase::Preparing => "starting",
+        WorkPhase::Running | WorkPhase::Paused => "running",
+    };
+    JobView {
+        job: status.attempt.job,
+        role: JobRole::Serving,
+        model,
+        scope: status.scope,
+        state: state.to_owned(),
+        peer: Some(status.attempt.peer),
+        queue: status.news.as_ref().map(news),
+        tokens: status.tokens,
+        attempt: status.attempt.number,
+        age_ms: now.since(status.since),
+    }
+}
+
+fn news(news: &substrate_node::QueueNews) -> QueueNews {
+    QueueNews { position: news.position, expected_wait_ms: news.expected_wait_ms, why: news.why.to_string() }
+}
+
+/// A node in sight, without its addresses.
+pub fn peer(status: &PeerStatus<'_>, known: Option<&Peer>, shelf: &Shelf) -> PeerView {
+    let capability = status.capability.map(Verified::body);
+    let models = capability.map_or_else(Vec::new, |capability| {
+        let mut names: Vec<String> =
+            capability.models.iter().filter_map(|model| shelf.entry(&model.entry)).map(|entry| entry.body().name.clone()).collect();
+        names.dedup();
+        names
+    });
+    PeerView {
+        node: status.node,
+        addrs: Vec::new(),
+        connected: status.connected,
+        circle: status.circle,
+        rtt_ms: status.rtt_ms,
+        skew_ms: known.map(|peer| peer.skew_ms),
+        build: known.map_or_else(String::new, |peer| peer.build.clone()),
+        models,
+        slots: capability.map_or(0, |capability| capability.slots),
+        queue: capability.map_or(0, |capability| capability.queue),
+        walls: capability.map_or_else(Vec::new, |capability| capability.walls.clone()),
+    }
+}
+
+/// Adds what the mesh knows of each peer's addresses.
+pub fn with_addresses(mut peers: Vec<PeerView>, connected: &[MeshPeer]) -> Vec<PeerView> {
+    for peer in &mut peers {
+        if let Some(known) = connected.iter().find(|known| known.node == peer.node) {
+            peer.addrs.clone_from(&known.addresses);
+        }
+    }
+    peers
+}
+
+/// A scope as people write it.
+pub fn scope_word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Mine => "mine",
+        Scope::Circle => "circle",
+        Scope::Commons => "commons",
+    }
+}
+
+/// A length as the door's 32 bits.
+pub fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Resident bytes of this process.
+pub fn resident_bytes() -> u64 {
+    resident_bytes_of(std::process::id())
+}
+
+fn resident_bytes_of(pid: u32) -> u64 {
+    /// Linux counts pages of this size on every machine that lends today (x86-64, and arm64 as Debian builds it).
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * PAGE)
+}

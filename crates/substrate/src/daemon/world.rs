@@ -1,0 +1,171 @@
+//! What the mesh brings: peers that come and go, gossip, streams, and records sent to us alone.
+
+use substrate_mesh::entries::entries_frames;
+use substrate_mesh::{Judgement, MeshEvent, MeshStream, MessageToken, Offence, PeerView, Protocol};
+use substrate_node::Event;
+use substrate_record::{AnyRecord, NodeId};
+
+use super::life::{Life, MAX_OPEN_GOSSIP, Note, Peer};
+use super::session::io::JobIo;
+use super::session::provider;
+use super::{exchange, joining};
+
+impl Life {
+    pub(super) async fn on_mesh(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::PeerUp(peer) => {
+                self.meet(&peer);
+                self.send_entries(peer.node);
+                self.remember_peer(peer);
+            }
+            MeshEvent::PeerChanged(peer) => self.meet(&peer),
+            MeshEvent::PeerDown { node } => {
+                self.peers.remove(&node);
+                self.handle(Event::PeerDown { node });
+            }
+            MeshEvent::Record { from, token, bytes } => self.on_gossip(from, token, &bytes),
+            MeshEvent::Inbound { node, protocol, stream } => self.on_stream(node, protocol, stream),
+            MeshEvent::Listening { address } => tracing::info!(%address, "mesh listens"),
+            MeshEvent::Refused { node, address, why } => {
+                tracing::warn!(%node, %address, %why, "a peer was refused at hello");
+            }
+            _ => {}
+        }
+    }
+
+    fn meet(&mut self, peer: &PeerView) {
+        let build = format!("{} {}", peer.version, peer.build);
+        self.peers.insert(peer.node, Peer { session: peer.session, skew_ms: peer.skew_ms, build });
+        let rtt_ms = u32::try_from(peer.rtt_ms).unwrap_or(u32::MAX);
+        self.handle(Event::PeerUp { node: peer.node, rtt_ms, session: peer.session });
+    }
+
+    fn on_gossip(&mut self, from: NodeId, token: MessageToken, bytes: &[u8]) {
+        match AnyRecord::open(bytes, &self.context.network) {
+            Ok(AnyRecord::Capability(record)) => {
+                if self.gossip.len() >= MAX_OPEN_GOSSIP {
+                    self.gossip.pop_first();
+                }
+                self.gossip.insert(record.id(), token);
+                self.handle(Event::CapabilitySeen { record, from, direct: false });
+            }
+            Ok(AnyRecord::ModelEntry(entry)) => {
+                // Device-signed entries go point to point only; here they are neither used nor passed on.
+                let vouched = self.context.desk.genesis.body().registry_keys.contains(&entry.author());
+                let judgement = if vouched { Judgement::Accept } else { Judgement::Ignore };
+                self.say(token, judgement);
+                if vouched {
+                    self.on_direct(from, vec![AnyRecord::ModelEntry(entry)]);
+                }
+            }
+            Ok(_) => self.say(token, Judgement::Reject),
+            Err(error) => {
+                tracing::debug!(%from, %error, "a gossiped record does not verify");
+                self.say(token, Judgement::Reject);
+            }
+        }
+    }
+
+    fn say(&self, token: MessageToken, judgement: Judgement) {
+        let mesh = self.context.mesh.clone();
+        self.tasks.spawn(async move { mesh.judge(token, judgement).await });
+    }
+
+    /// Records sent to us alone: entries to know of, capabilities of our circle.
+    pub(super) fn on_direct(&mut self, from: NodeId, records: Vec<AnyRecord>) {
+        let mut new = Vec::new();
+        for record in records {
+            match record {
+                AnyRecord::ModelEntry(entry) => {
+                    if self.shelf.learn(entry.clone()) {
+                        new.push(AnyRecord::ModelEntry(entry));
+                    }
+                }
+                AnyRecord::Capability(record) => self.handle(Event::CapabilitySeen { record, from, direct: true }),
+                other => tracing::debug!(%from, kind = ?other.record_type(), "a record that is not sent this way"),
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = context.put(new).await {
+                tracing::warn!(%error, "entries could not be stored; they will be sent again after the next hello");
+            }
+        });
+        let standings = self.shelf.standings();
+        self.handle(Event::RegistryChanged(standings));
+        self.told_models.clear();
+        self.tell_models();
+    }
+
+    fn on_stream(&mut self, node: NodeId, protocol: Protocol, stream: MeshStream) {
+        match protocol {
+            Protocol::Job => {
+                let (context, reports) = (self.context.clone(), self.reports.clone());
+                self.tasks.spawn(provider::accept(context, node, JobIo::new(stream), reports));
+            }
+            Protocol::Sync => {
+                let (network, notes, reports) = (self.context.network, self.notes.clone(), self.reports.clone());
+                self.tasks.spawn(async move {
+                    match exchange::receive(stream, &network).await {
+                        Ok(records) => drop(notes.send(Note::Direct { from: node, records }).await),
+                        Err(what) => drop(reports.send(super::session::Report::Offence { node, what }).await),
+                    }
+                });
+            }
+            Protocol::Join => {
+                let (context, notes) = (self.context.clone(), self.notes.clone());
+                self.tasks.spawn(joining::welcome(context, node, stream, notes));
+            }
+        }
+    }
+
+    /// The registry in full to a new peer; own entries too if it is of our circle.
+    pub(super) fn send_entries(&self, node: NodeId) {
+        let vouched = &self.context.desk.genesis.body().registry_keys;
+        let circle = self.settings.circle().contains(&node);
+        let own = self.context.me;
+        let records: Vec<Vec<u8>> = self
+            .shelf
+            .entries()
+            .filter(|entry| vouched.contains(&entry.author()) || (circle && entry.author() == own))
+            .map(|entry| entry.bytes().to_vec())
+            .collect();
+        if records.is_empty() {
+            return;
+        }
+        let mesh = self.context.mesh.clone();
+        self.tasks.spawn(async move {
+            match mesh.open(node, Protocol::Sync).await {
+                Ok(stream) => exchange::send(stream, entries_frames(records)).await,
+                Err(error) => tracing::debug!(%node, %error, "no stream for the registry"),
+            }
+        });
+    }
+
+    /// Addresses of peers are kept, so that the next start finds the mesh without asking anyone.
+    fn remember_peer(&self, peer: PeerView) {
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            let network = context.network;
+            let saved = super::context::blocking(move || {
+                let addrs = crate::store::PeerAddrs { addrs: peer.addresses, last_seen_ms: super::context::unix_ms() };
+                context.desk.store.save_peer(&network, &peer.node, &addrs)
+            });
+            if let Err(error) = saved.await {
+                tracing::debug!(%error, "a peer's addresses were not kept");
+            }
+        });
+    }
+
+    pub(super) fn penalise(&self, node: NodeId, what: &str) {
+        tracing::warn!(%node, what, "peer scored down");
+        if node == self.context.me {
+            return;
+        }
+        let mesh = self.context.mesh.clone();
+        self.tasks.spawn(async move { mesh.penalise(node, Offence::BadRecord).await });
+    }
+}

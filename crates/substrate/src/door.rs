@@ -1,0 +1,503 @@
+//! The door: everything the HTTP listener and the gRPC service may ask of the daemon.
+//!
+//! Both are strangers' parsers turned into these few typed calls; neither sees the mesh, the
+//! keys or the node's state. A job's answer is a bounded channel of [`JobEvent`]: when its reader
+//! stops reading, the sampler stops; when its reader is dropped, the job is cancelled everywhere.
+//!
+//! Absent by design: HTTP, gRPC, colours, and any way to widen a scope after submission.
+
+use substrate_record::{ContentHash, JobId, NodeId, RecordId, Sampler, Scope, WallTier};
+use substrate_sandbox::wire::input::Input;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many calls may wait for the daemon's loop. More callers than this wait in `send`.
+pub const DOOR_DEPTH: usize = 256;
+
+/// How many events of one job may wait for its client. Small, so that back pressure reaches the sampler.
+pub const JOB_EVENT_DEPTH: usize = 16;
+
+/// Who asks, for fairness, limits and `jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Client {
+    /// The machine's owner, over the Unix socket.
+    Owner,
+    /// The holder of an API key, by the key's public name.
+    Key(String),
+    /// A caller of the loopback listener without a key.
+    Anonymous,
+}
+
+/// Where the asker wants the job to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// Anywhere the scope allows; this machine wins ties.
+    #[default]
+    Any,
+    /// Never on this machine.
+    Elsewhere,
+    /// On this node or nowhere.
+    Node(NodeId),
+}
+
+/// One request for an answer.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// A model's name, as a person typed it (`smollm2:135m`), or an entry's id in hex.
+    pub model: String,
+    /// What to answer; parsed only inside the wall.
+    pub input: Input,
+    /// Sampling parameters, as PROTOCOL.md 1's integers. `n` choices are `n` jobs of one choice each to the caller.
+    pub sampler: Sampler,
+    /// The client's seed; `None` draws one.
+    pub seed: Option<i64>,
+    /// Which of `n` choices this is, from 0: each draws its own noise from the one seed.
+    pub choice: u32,
+    /// At most this many new tokens; `None` = up to the context's end.
+    pub max_tokens: Option<u32>,
+    /// The widest scope the job may use; `None` = the caller's default.
+    pub scope: Option<Scope>,
+    /// Where it may run.
+    pub placement: Placement,
+    /// The wall demanded of the node; `None` = the default demand.
+    pub wall: Option<WallTier>,
+    /// Milliseconds until the client no longer wants an answer.
+    pub deadline_ms: u64,
+    /// Who asks.
+    pub client: Client,
+}
+
+/// What happens to a job, in order: `Queued*`, `Started`, (`Text` | `Moved` | `Started`)*, then `Finished` or `Failed`.
+#[derive(Debug, Clone)]
+pub enum JobEvent {
+    /// The job waits; told at every change and at least every 2 s.
+    Queued(QueueNews),
+    /// A node accepted and prefill starts.
+    Started(Started),
+    /// The answer goes on. `bytes` is whole UTF-8.
+    Text(TextPiece),
+    /// The node vanished; the answer goes on at another (a new `Started` follows). Nothing is repeated.
+    Moved {
+        /// The node left.
+        from: NodeId,
+        /// Tokens of the whole answer so far.
+        after_tokens: u32,
+        /// In plain words.
+        why: String,
+    },
+    /// The end of a good answer, the only event after which nothing follows, with `Failed`.
+    Finished(Box<Summary>),
+    /// The end of a job that could not be answered.
+    Failed(AskError),
+}
+
+/// Where a job stands while it waits, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueNews {
+    /// Jobs ahead of this one, 0 = next.
+    pub position: u32,
+    /// Milliseconds until it should start, by the provider's measured rates.
+    pub expected_wait_ms: u64,
+    /// In plain words.
+    pub why: String,
+}
+
+/// A node has begun.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The node that answers.
+    pub node: NodeId,
+    /// How it is reached.
+    pub route: Route,
+    /// Prompt tokens.
+    pub n_in: u32,
+    /// 1 for the first node, more after a failover.
+    pub attempt: u32,
+}
+
+/// How the answering node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// This machine.
+    Local,
+    /// A direct connection.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
+/// Text released by the answering worker.
+#[derive(Debug, Clone, Default)]
+pub struct TextPiece {
+    /// Whole UTF-8, maybe empty (a token may only complete a character).
+    pub bytes: Vec<u8>,
+    /// The token ids behind it.
+    pub ids: Vec<u32>,
+    /// One per id, if asked for.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// A sampled token's log-probability and its best alternatives.
+#[derive(Debug, Clone)]
+pub struct TokenLogprob {
+    /// Token id.
+    pub id: u32,
+    /// The token's own bytes.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub logprob: f32,
+    /// (id, logprob, bytes), best first.
+    pub top: Vec<(u32, f32, Vec<u8>)>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of sequence or a stop string.
+    Stop,
+    /// `max_tokens` or the context's end.
+    Length,
+    /// The client went away.
+    Cancelled,
+}
+
+/// What a finished answer cost and who gave it.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Prompt tokens.
+    pub n_in: u32,
+    /// Tokens of the whole answer, over all attempts.
+    pub n_out: u32,
+    /// The node that gave the last part.
+    pub node: NodeId,
+    /// How it was reached.
+    pub route: Route,
+    /// The scope the job was signed with.
+    pub scope: Scope,
+    /// The wall it ran behind.
+    pub wall: WallTier,
+    /// Attempts made (1 = no failover).
+    pub attempts: u32,
+    /// The requester's half of the last receipt.
+    pub receipt: Option<RecordId>,
+    /// Digest of the weights that answered.
+    pub model_sha256: ContentHash,
+    /// Milliseconds.
+    pub timings: Timings,
+}
+
+/// Where the time went, in milliseconds, by this daemon's monotonic clock (prefill and decode by the worker's).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// Waiting in a provider's queue.
+    pub queue: u64,
+    /// Choosing a node and shaking hands with it.
+    pub route: u64,
+    /// Loading the model, if that was needed.
+    pub load: u64,
+    /// Reading the prompt.
+    pub prefill: u64,
+    /// Writing the answer.
+    pub decode: u64,
+    /// From submission to the end.
+    pub total: u64,
+}
+
+/// Why a job was not taken, or not finished.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// No such model here or in the scope.
+    #[error("model '{model}' not found")]
+    UnknownModel {
+        /// As asked.
+        model: String,
+        /// Names usable now that resemble it.
+        similar: Vec<String>,
+    },
+    /// The model exists, but no node in scope can run the job.
+    #[error("no node in scope '{scope:?}' can answer with '{model}': {why}")]
+    NoNode {
+        /// As asked.
+        model: String,
+        /// Scope asked.
+        scope: Scope,
+        /// In plain words.
+        why: String,
+    },
+    /// The request cannot be right.
+    #[error("{why}")]
+    BadRequest {
+        /// Parameter at fault, if one is.
+        param: Option<String>,
+        /// In plain words.
+        why: String,
+    },
+    /// Prompt and answer do not fit.
+    #[error("the prompt needs {used} tokens, the context holds {limit}")]
+    ContextOverflow {
+        /// Tokens of the prompt.
+        used: u32,
+        /// Tokens of the context.
+        limit: u32,
+    },
+    /// The caller may not do this.
+    #[error("{why}")]
+    Forbidden {
+        /// In plain words.
+        why: String,
+    },
+    /// This daemon's own list is full.
+    #[error("server busy, please try again: {waiting} jobs wait")]
+    Busy {
+        /// Jobs in the list.
+        waiting: u32,
+        /// When to come back.
+        retry_after_ms: u64,
+    },
+    /// The client's deadline passed.
+    #[error("no node finished the answer before the deadline of {deadline_ms} ms: {why}")]
+    Deadline {
+        /// As asked.
+        deadline_ms: u64,
+        /// What was tried.
+        why: String,
+    },
+    /// Cancelled by `jobs cancel` or a stop of the daemon.
+    #[error("the job was cancelled: {why}")]
+    Cancelled {
+        /// By whom.
+        why: String,
+    },
+    /// A fault of ours.
+    #[error("internal error: {why}")]
+    Internal {
+        /// What failed.
+        why: String,
+    },
+}
+
+/// An accepted job: its id and its events.
+#[derive(Debug)]
+pub struct JobStream {
+    /// Sent as `x-substrate-job`.
+    pub job: JobId,
+    /// The signed scope, sent as `x-substrate-scope`.
+    pub scope: Scope,
+    /// The model's full name as resolved.
+    pub model: String,
+    /// Dropping it cancels the job within a token.
+    pub events: mpsc::Receiver<JobEvent>,
+}
+
+/// A model usable now in a scope, as the lists show it.
+#[derive(Debug, Clone)]
+pub struct ModelView {
+    /// Full name, `name:tag`.
+    pub name: String,
+    /// The entry's record id.
+    pub entry: RecordId,
+    /// SHA-256 of the weights.
+    pub digest: ContentHash,
+    /// Bytes of all files.
+    pub size: u64,
+    /// GGUF architecture.
+    pub arch: String,
+    /// Such as `Q4_1`.
+    pub quant: String,
+    /// Parameters, 0 if unknown.
+    pub n_params: u64,
+    /// Trained context length.
+    pub context: u32,
+    /// SPDX expression or the model's own words.
+    pub licence: String,
+    /// Unix milliseconds of import or first sight.
+    pub modified_ms: u64,
+    /// Held on this machine.
+    pub own: bool,
+    /// Nodes in scope that hold it now.
+    pub nodes: Vec<NodeId>,
+    /// Loaded in a worker here.
+    pub loaded: bool,
+    /// Chat template text, if known here.
+    pub template: Option<String>,
+}
+
+/// A job as `jobs` and `/api/ps` show it.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// Job id.
+    pub job: JobId,
+    /// `requested` here or `serving` for another.
+    pub role: JobRole,
+    /// Model name.
+    pub model: String,
+    /// Signed scope.
+    pub scope: Scope,
+    /// `queued`, `starting`, `running`, `finished`, `failed`.
+    pub state: String,
+    /// The other side.
+    pub peer: Option<NodeId>,
+    /// Place in the queue, while it waits.
+    pub queue: Option<QueueNews>,
+    /// Tokens so far.
+    pub tokens: u32,
+    /// Attempt number.
+    pub attempt: u32,
+    /// Milliseconds since submission.
+    pub age_ms: u64,
+}
+
+/// Which side of a job this node is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobRole {
+    /// A client of this daemon asked.
+    Requested,
+    /// This node answers another's job.
+    Serving,
+}
+
+/// A loaded worker, as `ps` shows it.
+#[derive(Debug, Clone)]
+pub struct WorkerView {
+    /// Model name.
+    pub model: String,
+    /// Digest of the weights.
+    pub digest: ContentHash,
+    /// Bytes resident.
+    pub memory: u64,
+    /// Context allocated, in tokens.
+    pub context: u32,
+    /// Host process id.
+    pub pid: u32,
+    /// Wall it runs behind.
+    pub wall: WallTier,
+    /// Running and waiting jobs.
+    pub busy: u32,
+    /// Unix milliseconds when it unloads if idle; `None` = never.
+    pub expires_ms: Option<u64>,
+    /// Architecture, quantisation and parameters.
+    pub arch: String,
+    /// Quantisation.
+    pub quant: String,
+}
+
+/// A node in sight.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// Its key.
+    pub node: NodeId,
+    /// Addresses it is connected by.
+    pub addrs: Vec<String>,
+    /// Connected now.
+    pub connected: bool,
+    /// Listed in one of my circles.
+    pub circle: bool,
+    /// Round trip.
+    pub rtt_ms: Option<u32>,
+    /// Its wall clock minus ours, milliseconds.
+    pub skew_ms: Option<i64>,
+    /// Release and build it says it runs.
+    pub build: String,
+    /// Names of models it offers.
+    pub models: Vec<String>,
+    /// Slots and queue it claims.
+    pub slots: u32,
+    /// Jobs waiting there.
+    pub queue: u32,
+    /// Walls it claims.
+    pub walls: Vec<WallTier>,
+}
+
+/// The daemon's own state.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Own key.
+    pub node: NodeId,
+    /// Network name and id.
+    pub network: (String, substrate_record::NetworkId),
+    /// Release.
+    pub version: String,
+    /// Listening multiaddresses.
+    pub listen: Vec<String>,
+    /// HTTP listener.
+    pub api: Option<String>,
+    /// `off`, `idle` or `always`.
+    pub lending: String,
+    /// Connected peers.
+    pub peers: u32,
+    /// Jobs running for others and for us.
+    pub running: u32,
+    /// Jobs waiting.
+    pub waiting: u32,
+    /// The wall offered here.
+    pub wall: WallTier,
+    /// Resident bytes of the daemon itself.
+    pub rss: u64,
+    /// Milliseconds since start.
+    pub uptime_ms: u64,
+    /// Things the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// A question to the daemon's loop. `reply` is dropped if the daemon stops first.
+#[expect(missing_docs, reason = "the fields are the arguments the variant's sentence names")]
+pub enum Call {
+    /// Take a job.
+    Submit { ask: Box<Ask>, reply: oneshot::Sender<Result<JobStream, AskError>> },
+    /// Cancel a job by id.
+    Cancel { job: JobId, reply: oneshot::Sender<bool> },
+    /// Models usable now in a scope, own first.
+    Models { scope: Scope, reply: oneshot::Sender<Vec<ModelView>> },
+    /// Live and recent jobs.
+    Jobs { reply: oneshot::Sender<Vec<JobView>> },
+    /// Loaded workers.
+    Workers { reply: oneshot::Sender<Vec<WorkerView>> },
+    /// Set the keep-alive of a model's worker; 0 unloads it, negative = for ever. `false` = not loaded.
+    KeepAlive { model: String, seconds: i64, reply: oneshot::Sender<bool> },
+    /// Load a model without a prompt (Ollama's empty prompt).
+    Load { model: String, reply: oneshot::Sender<Result<(), AskError>> },
+    /// Nodes in sight.
+    Peers { reply: oneshot::Sender<Vec<PeerView>> },
+    /// State of the daemon.
+    Status { reply: oneshot::Sender<Status> },
+    /// The model list on disk changed (import, pull, rm, copy): read it again.
+    ModelsChanged { reply: oneshot::Sender<()> },
+    /// The settings file or the circles changed: read them again.
+    SettingsChanged { reply: oneshot::Sender<Result<(), String>> },
+    /// Join by an invite code; answers with the network's name.
+    Join { code: String, reply: oneshot::Sender<Result<String, String>> },
+    /// Make an invite (its secret is kept hashed, single use).
+    Invite { circle: String, valid_ms: u64, reply: oneshot::Sender<Result<String, String>> },
+    /// Run the benchmark of a model again; (prefill, decode) in millitokens per second.
+    Bench { model: String, reply: oneshot::Sender<Result<(u64, u64), AskError>> },
+    /// Finish or hand over what runs, then stop.
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// The handle both listeners hold.
+#[derive(Clone)]
+pub struct Door {
+    calls: mpsc::Sender<Call>,
+}
+
+/// The daemon is stopping and takes no more calls.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct DoorClosed;
+
+impl Door {
+    /// A door and the end the daemon's loop reads.
+    pub fn new() -> (Self, mpsc::Receiver<Call>) {
+        let (calls, inbox) = mpsc::channel(DOOR_DEPTH);
+        (Self { calls }, inbox)
+    }
+
+    /// Makes one call: `door.call(|reply| Call::Peers { reply }).await?`.
+    pub async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, DoorClosed> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send(call(reply)).await.map_err(|_| DoorClosed)?;
+        answer.await.map_err(|_| DoorClosed)
+    }
+}

@@ -1,0 +1,244 @@
+//! From an Ollama request to the job it asks for: pure, and the only place where the two meet.
+//!
+//! A request without a prompt asks for no job: it loads the model, or with `keep_alive` 0 unloads it.
+
+use serde_json::value::RawValue;
+use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
+
+use super::types::{ChatMessage, ChatRequest, GenerateRequest, KeepAlive, Options, asked_model};
+use crate::door::{Ask, Placement};
+use crate::http::body::non_empty_list;
+use crate::http::error::{Refusal, clipped};
+use crate::http::guard::Caller;
+use crate::http::job::DEADLINE_MS;
+use crate::http::sampling::{Wishes, max_tokens, stops, top_logprobs};
+
+/// Ollama accepts any temperature; hotter than this is noise from every model.
+const HOTTEST: f64 = 10.0;
+
+/// Roles that chat templates know.
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
+/// What a request wants.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) model: String,
+    pub(super) wanted: Wanted,
+    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) stream: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Answer(Box<Ask>),
+    Load,
+    Unload,
+}
+
+/// Plans a chat.
+pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusal> {
+    let model = asked_model(request.model, request.name)?;
+    refuse_not_yet(&[
+        ("format", &request.format, &["null", "\"\""]),
+        ("think", &request.think, &["null", "false"]),
+    ])?;
+    let stream = request.stream.unwrap_or(true);
+    if request.messages.is_empty() {
+        return Ok(without_prompt(model, request.keep_alive, stream));
+    }
+    let messages = request
+        .messages
+        .into_iter()
+        .enumerate()
+        .map(|(at, message)| turn(at, message));
+    let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
+    input.tools = request.tools.as_deref().and_then(non_empty_list);
+    let told = logprobs(request.logprobs, request.top_logprobs)?;
+    let ask = job(
+        model.clone(),
+        input,
+        request.options.unwrap_or_default(),
+        told,
+        caller,
+    )?;
+    Ok(Plan {
+        model,
+        wanted: Wanted::Answer(Box::new(ask)),
+        keep_alive: request.keep_alive,
+        stream,
+    })
+}
+
+/// Plans a generation.
+pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan, Refusal> {
+    let model = asked_model(request.model, request.name)?;
+    refuse_not_yet(&[
+        ("format", &request.format, &["null", "\"\""]),
+        ("think", &request.think, &["null", "false"]),
+        ("context", &request.context, &["null", "[]"]),
+        ("images", &request.images, &["null", "[]"]),
+    ])?;
+    for (param, text) in [("suffix", &request.suffix), ("template", &request.template)] {
+        if text.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Err(Refusal::not_yet(param, param));
+        }
+    }
+    let stream = request.stream.unwrap_or(true);
+    let prompt = request.prompt.unwrap_or_default();
+    if prompt.is_empty() {
+        return Ok(without_prompt(model, request.keep_alive, stream));
+    }
+    let prompt = match request.raw.unwrap_or(false) {
+        true => Prompt::Text {
+            text: prompt,
+            special: true,
+        },
+        false => Prompt::Chat(conversation(request.system.unwrap_or_default(), prompt)),
+    };
+    let told = logprobs(request.logprobs, request.top_logprobs)?;
+    let ask = job(
+        model.clone(),
+        Input::from_prompt(prompt),
+        request.options.unwrap_or_default(),
+        told,
+        caller,
+    )?;
+    Ok(Plan {
+        model,
+        wanted: Wanted::Answer(Box::new(ask)),
+        keep_alive: request.keep_alive,
+        stream,
+    })
+}
+
+fn without_prompt(model: String, keep_alive: Option<KeepAlive>, stream: bool) -> Plan {
+    let unload = keep_alive.is_some_and(|keep| keep.seconds == 0);
+    Plan {
+        model,
+        wanted: if unload { Wanted::Unload } else { Wanted::Load },
+        keep_alive,
+        stream,
+    }
+}
+
+/// A field, what the request says in it, and the JSON texts that mean "not used".
+type Unused<'a> = (&'a str, &'a Option<Box<RawValue>>, &'a [&'a str]);
+
+fn refuse_not_yet(fields: &[Unused<'_>]) -> Result<(), Refusal> {
+    for (param, value, unused) in fields {
+        if value
+            .as_ref()
+            .is_some_and(|value| !unused.contains(&value.get().trim()))
+        {
+            return Err(Refusal::not_yet(*param, param));
+        }
+    }
+    Ok(())
+}
+
+fn conversation(system: String, prompt: String) -> Vec<Message> {
+    let said = |role: &str, content| Message {
+        role: role.into(),
+        content,
+        ..Message::default()
+    };
+    let system = (!system.is_empty()).then(|| said("system", system));
+    system.into_iter().chain([said("user", prompt)]).collect()
+}
+
+fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
+    let role = message.role.to_ascii_lowercase();
+    if !ROLES.contains(&role.as_str()) {
+        let why = format!(
+            "role '{}' is not one of system, user, assistant, tool",
+            clipped(&message.role)
+        );
+        return Err(Refusal::invalid(format!("messages[{at}].role"), why));
+    }
+    if message.images.as_deref().and_then(non_empty_list).is_some() {
+        return Err(Refusal::not_yet(format!("messages[{at}].images"), "images"));
+    }
+    for (field, label) in [
+        ("tool_name", &message.tool_name),
+        ("tool_call_id", &message.tool_call_id),
+    ] {
+        if label.as_ref().is_some_and(|label| label.len() > MAX_LABEL) {
+            let why = format!("{field} must have at most {MAX_LABEL} bytes");
+            return Err(Refusal::invalid(format!("messages[{at}].{field}"), why));
+        }
+    }
+    Ok(Message {
+        role,
+        content: message.content.unwrap_or_default(),
+        name: message.tool_name,
+        tool_calls: message.tool_calls.as_deref().and_then(non_empty_list),
+        tool_call_id: message.tool_call_id,
+        thinking: message.thinking,
+    })
+}
+
+fn logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, Refusal> {
+    let top = top_logprobs("top_logprobs", top.unwrap_or(0))?;
+    Ok(wanted.unwrap_or(false).then_some(top))
+}
+
+fn job(
+    model: String,
+    input: Input,
+    options: Options,
+    told: Option<u32>,
+    caller: &Caller,
+) -> Result<Ask, Refusal> {
+    let sampler = Wishes {
+        top_logprobs: told,
+        ..wishes(&options)
+    }
+    .sampler()?;
+    // Clients send [""] for "none".
+    let stop = options
+        .stop
+        .0
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .collect();
+    // −1 and −2 ask for all that fits, and so does 0.
+    let limit = options.num_predict.filter(|n| *n > 0);
+    Ok(Ask {
+        model,
+        input: Input {
+            stop: stops(stop)?,
+            ..input
+        },
+        sampler,
+        // −1 is Ollama's "any".
+        seed: options.seed.filter(|seed| *seed != -1),
+        choice: 0,
+        max_tokens: max_tokens("num_predict", limit)?,
+        scope: Some(caller.scope),
+        placement: Placement::Any,
+        wall: None,
+        deadline_ms: DEADLINE_MS,
+        client: caller.client.clone(),
+    })
+}
+
+/// Ollama's defaults (API.md 1).
+fn wishes(options: &Options) -> Wishes {
+    Wishes {
+        temperature: options.temperature.unwrap_or(0.8),
+        hottest: HOTTEST,
+        top_k: options.top_k.unwrap_or(40.0),
+        top_p: options.top_p.unwrap_or(0.9),
+        min_p: options.min_p.unwrap_or(0.0),
+        typical_p: options.typical_p.unwrap_or(1.0),
+        repeat_last_n: options.repeat_last_n.unwrap_or(64.0),
+        repeat_penalty: options.repeat_penalty.unwrap_or(1.0),
+        presence_penalty: options.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+        top_logprobs: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "ask_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+//! `POST /api/show`: what is known of one model, wherever it is.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
+use axum::{Extension, Json};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::tags::ModelDetails;
+use super::types::{ShowRequest, asked_model};
+use crate::door::ModelView;
+use crate::http::actions::{ActionError, Details};
+use crate::http::error::{OllamaError, Refusal};
+use crate::http::guard::Caller;
+use crate::http::names::rfc3339_ms;
+use crate::http::{Shared, body, lists};
+
+#[derive(Serialize)]
+pub(super) struct Shown {
+    license: String,
+    modelfile: String,
+    parameters: &'static str,
+    template: String,
+    system: &'static str,
+    details: ModelDetails,
+    model_info: BTreeMap<String, Value>,
+    capabilities: Vec<String>,
+    modified_at: String,
+}
+
+pub(super) async fn show(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Shown>, OllamaError> {
+    let ShowRequest { model, name } = body::json(request).await?;
+    let view = lists::model(&app, &caller, &asked_model(model, name)?).await?;
+    let details = match app.models.show(view.name.clone()).await {
+        Ok(details) => details,
+        // Another node's: only the list knows it.
+        Err(ActionError::Unknown { .. }) => Details::default(),
+        Err(error) => return Err(Refusal::from(error).into()),
+    };
+    Ok(Json(told(view, details)))
+}
+
+fn told(view: ModelView, details: Details) -> Shown {
+    let first = |known: String, listed: &str| {
+        if known.is_empty() {
+            listed.to_owned()
+        } else {
+            known
+        }
+    };
+    let mut model_info = details.model_info;
+    for (key, value) in listed(&view) {
+        model_info.entry(key).or_insert(value);
+    }
+    let mut capabilities = details.capabilities;
+    if capabilities.is_empty() {
+        capabilities.push("completion".to_owned());
+    }
+    Shown {
+        license: first(details.license, &view.licence),
+        modelfile: format!("FROM {}\n", view.name),
+        parameters: "",
+        template: first(
+            details.template,
+            view.template.as_deref().unwrap_or_default(),
+        ),
+        system: "",
+        details: ModelDetails::of(&view),
+        model_info,
+        capabilities,
+        modified_at: rfc3339_ms(view.modified_ms),
+    }
+}
+
+/// What a GGUF's header would say, as far as the list knows it.
+fn listed(view: &ModelView) -> [(String, Value); 3] {
+    [
+        ("general.architecture".to_owned(), json!(view.arch)),
+        ("general.parameter_count".to_owned(), json!(view.n_params)),
+        (format!("{}.context_length", view.arch), json!(view.context)),
+    ]
+}

@@ -1,0 +1,309 @@
+//! From an OpenAI request to the jobs it asks for: pure, and the only place where the two meet.
+//!
+//! What the API has and this program has not yet is refused by name, never quietly left out.
+
+use serde_json::value::RawValue;
+use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
+
+use super::types::{ChatMessage, ChatRequest, CompletionRequest, StreamOptions};
+use crate::door::{Ask, Placement};
+use crate::http::body::non_empty_list;
+use crate::http::error::{Refusal, clipped};
+use crate::http::guard::Caller;
+use crate::http::job::DEADLINE_MS;
+use crate::http::names::model_name;
+use crate::http::sampling::{Wishes, logit_bias, max_tokens, stops, top_logprobs};
+
+/// Most choices of one request, and of all its prompts together: each is a job of its own.
+const MAX_CHOICES: i64 = 8;
+
+/// Hottest temperature of OpenAI's reference.
+const HOTTEST: f64 = 2.0;
+
+/// Roles that chat templates know, after `developer` has become `system`.
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
+/// The jobs of one request and how their answer is to be written.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Choices of the first prompt, then of the next.
+    pub(super) asks: Vec<Ask>,
+    /// Choices of one prompt.
+    pub(super) per_prompt: usize,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+}
+
+/// Plans a chat completion.
+pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusal> {
+    if request.messages.is_empty() {
+        return Err(Refusal::invalid("messages", "messages must not be empty"));
+    }
+    if request.functions.is_some() {
+        return Err(Refusal::not_yet(
+            "functions",
+            "the deprecated parameter functions (use tools)",
+        ));
+    }
+    if let Some(format) = request
+        .response_format
+        .filter(|format| format.kind != "text")
+    {
+        let what = format!("response_format '{}'", clipped(&format.kind));
+        return Err(Refusal::not_yet("response_format", &what));
+    }
+    let told = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
+        (true, top) => Some(top_logprobs("top_logprobs", top.unwrap_or(0))?),
+        (false, None | Some(0)) => None,
+        (false, Some(_)) => {
+            return Err(Refusal::invalid(
+                "top_logprobs",
+                "top_logprobs needs logprobs: true",
+            ));
+        }
+    };
+    let limit = match request.max_completion_tokens {
+        Some(_) => max_tokens("max_completion_tokens", request.max_completion_tokens)?,
+        None => max_tokens("max_tokens", request.max_tokens)?,
+    };
+    let messages = request
+        .messages
+        .into_iter()
+        .enumerate()
+        .map(|(at, message)| turn(at, message));
+    let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
+    input.tools = tools(request.tools, request.tool_choice.as_deref())?;
+    let settings = Settings {
+        model: request.model,
+        stop: request.stop.0,
+        bias: request.logit_bias.0,
+        wishes: Wishes {
+            top_logprobs: told,
+            ..wishes(
+                request.temperature,
+                request.top_p,
+                request.top_k,
+                request.min_p,
+                request.presence_penalty,
+                request.frequency_penalty,
+            )
+        },
+        seed: request.seed,
+        limit,
+        n: request.n,
+        stream: request.stream,
+        options: request.stream_options,
+    };
+    settings.plan(vec![input], caller)
+}
+
+/// Plans a completion of plain text.
+pub(super) fn completion(request: CompletionRequest, caller: &Caller) -> Result<Plan, Refusal> {
+    if request.prompt.0.is_empty() {
+        return Err(Refusal::invalid(
+            "prompt",
+            "prompt must be a string or a list of strings",
+        ));
+    }
+    if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(Refusal::not_yet("suffix", "suffix"));
+    }
+    if request.echo.unwrap_or(false) {
+        return Err(Refusal::not_yet("echo", "echo"));
+    }
+    if request
+        .best_of
+        .is_some_and(|best_of| best_of != request.n.unwrap_or(1))
+    {
+        return Err(Refusal::not_yet("best_of", "best_of other than n"));
+    }
+    // Text with the markers of a chat template is what this route is called with.
+    let special = true;
+    let prompts = request
+        .prompt
+        .0
+        .into_iter()
+        .map(|text| Input::from_prompt(Prompt::Text { text, special }));
+    let settings = Settings {
+        model: request.model,
+        stop: request.stop.0,
+        bias: request.logit_bias.0,
+        wishes: Wishes {
+            top_logprobs: request
+                .logprobs
+                .map(|top| top_logprobs("logprobs", top))
+                .transpose()?,
+            ..wishes(
+                request.temperature,
+                request.top_p,
+                request.top_k,
+                request.min_p,
+                request.presence_penalty,
+                request.frequency_penalty,
+            )
+        },
+        seed: request.seed,
+        limit: max_tokens("max_tokens", request.max_tokens)?,
+        n: request.n,
+        stream: request.stream,
+        options: request.stream_options,
+    };
+    settings.plan(prompts.collect(), caller)
+}
+
+/// What both requests have in common.
+struct Settings {
+    model: String,
+    stop: Vec<String>,
+    bias: Vec<(String, f64)>,
+    wishes: Wishes,
+    seed: Option<i64>,
+    limit: Option<u32>,
+    n: Option<i64>,
+    stream: Option<bool>,
+    options: Option<StreamOptions>,
+}
+
+impl Settings {
+    fn plan(self, prompts: Vec<Input>, caller: &Caller) -> Result<Plan, Refusal> {
+        let n = choices(self.n, prompts.len())?;
+        let model = model_name("model", &self.model)?;
+        let sampler = self.wishes.sampler()?;
+        let (stop, logit_bias) = (stops(self.stop)?, logit_bias(self.bias)?);
+        let ask = |input: &Input, choice: u32| Ask {
+            model: model.clone(),
+            input: Input {
+                stop: stop.clone(),
+                logit_bias: logit_bias.clone(),
+                ..input.clone()
+            },
+            sampler,
+            seed: self.seed,
+            choice,
+            max_tokens: self.limit,
+            scope: Some(caller.scope),
+            placement: Placement::Any,
+            wall: None,
+            deadline_ms: DEADLINE_MS,
+            client: caller.client.clone(),
+        };
+        let asks = prompts
+            .iter()
+            .flat_map(|input| (0..n).map(move |choice| (input, choice)));
+        Ok(Plan {
+            asks: asks.map(|(input, choice)| ask(input, choice)).collect(),
+            per_prompt: n as usize,
+            stream: self.stream.unwrap_or(false),
+            include_usage: self
+                .options
+                .and_then(|options| options.include_usage)
+                .unwrap_or(false),
+        })
+    }
+}
+
+fn choices(n: Option<i64>, prompts: usize) -> Result<u32, Refusal> {
+    let n = n.unwrap_or(1);
+    if !(1..=MAX_CHOICES).contains(&n) {
+        return Err(Refusal::invalid(
+            "n",
+            format!("n must be between 1 and {MAX_CHOICES}, not {n}"),
+        ));
+    }
+    if n as usize * prompts > MAX_CHOICES as usize {
+        let why = format!("n times the number of prompts must be at most {MAX_CHOICES}");
+        return Err(Refusal::invalid("prompt", why));
+    }
+    Ok(n as u32)
+}
+
+/// OpenAI's defaults: the model's own distribution.
+fn wishes(
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<f64>,
+    min_p: Option<f64>,
+    presence: Option<f64>,
+    frequency: Option<f64>,
+) -> Wishes {
+    Wishes {
+        temperature: temperature.unwrap_or(1.0),
+        hottest: HOTTEST,
+        top_k: top_k.unwrap_or(0.0),
+        top_p: top_p.unwrap_or(1.0),
+        min_p: min_p.unwrap_or(0.0),
+        typical_p: 1.0,
+        // OpenAI's penalties count the whole answer.
+        repeat_last_n: -1.0,
+        repeat_penalty: 1.0,
+        presence_penalty: presence.unwrap_or(0.0),
+        frequency_penalty: frequency.unwrap_or(0.0),
+        top_logprobs: None,
+    }
+}
+
+fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
+    let role = match message.role.as_str() {
+        "developer" => "system".to_owned(),
+        role if ROLES.contains(&role) => message.role,
+        role => {
+            let why = format!(
+                "role '{}' is not one of system, developer, user, assistant, tool",
+                clipped(role)
+            );
+            return Err(Refusal::invalid(format!("messages[{at}].role"), why));
+        }
+    };
+    if let Some(kind) = message.content.other {
+        let what = format!("a content part of type '{}'", clipped(&kind));
+        return Err(Refusal::not_yet(format!("messages[{at}].content"), &what));
+    }
+    for (field, label) in [
+        ("name", &message.name),
+        ("tool_call_id", &message.tool_call_id),
+    ] {
+        if label.as_ref().is_some_and(|label| label.len() > MAX_LABEL) {
+            let why = format!("{field} must have at most {MAX_LABEL} bytes");
+            return Err(Refusal::invalid(format!("messages[{at}].{field}"), why));
+        }
+    }
+    Ok(Message {
+        role,
+        content: message.content.text,
+        name: message.name,
+        tool_calls: message.tool_calls.as_deref().and_then(non_empty_list),
+        tool_call_id: message.tool_call_id,
+        thinking: message.reasoning.or(message.reasoning_content),
+    })
+}
+
+/// Tool definitions for the template, unless the client forbids their use.
+fn tools(
+    tools: Option<Box<RawValue>>,
+    choice: Option<&RawValue>,
+) -> Result<Option<String>, Refusal> {
+    let offered = match tools {
+        Some(raw) if !raw.get().trim_start().starts_with('[') => {
+            return Err(Refusal::invalid("tools", "tools must be a list"));
+        }
+        Some(raw) => non_empty_list(&raw),
+        None => None,
+    };
+    match choice.map(RawValue::get) {
+        None | Some("null" | "\"auto\"") => Ok(offered),
+        Some("\"none\"") => Ok(None),
+        Some("\"required\"") => Err(Refusal::not_yet("tool_choice", "tool_choice 'required'")),
+        Some(text) if text.starts_with('{') => Err(Refusal::not_yet(
+            "tool_choice",
+            "tool_choice of one function",
+        )),
+        Some(_) => Err(Refusal::invalid(
+            "tool_choice",
+            "tool_choice must be auto, none, required or a function",
+        )),
+    }
+}
+
+#[cfg(test)]
+#[path = "ask_tests.rs"]
+mod tests;

@@ -1,0 +1,58 @@
+//! OpenAI's API under `/v1`.
+//!
+//! Served: chat completions, completions, models. Everything else that its clients may call answers
+//! 501 and says so.
+
+mod answer;
+mod ask;
+mod chat;
+mod chunk;
+mod chunks;
+mod completions;
+mod logprobs;
+mod models;
+mod types;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::{any, get, post};
+
+use super::Shared;
+use super::error::{Refusal, Shape};
+
+/// Routes of the API that are not there yet.
+const NOT_THERE: &[&str] = &[
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/responses/{*rest}",
+    "/v1/messages",
+    "/v1/messages/{*rest}",
+    "/v1/files",
+    "/v1/files/{*rest}",
+    "/v1/batches",
+    "/v1/batches/{*rest}",
+    "/v1/fine_tuning/{*rest}",
+    "/v1/evals",
+    "/v1/evals/{*rest}",
+    "/v1/moderations",
+    "/v1/audio/{*rest}",
+    "/v1/images/{*rest}",
+    "/v1/rerank",
+];
+
+pub(super) fn routes() -> Router<Shared> {
+    let served = Router::new()
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one));
+    NOT_THERE
+        .iter()
+        .fold(served, |routes, path| routes.route(path, any(not_there)))
+}
+
+async fn not_there(request: Request) -> Response {
+    let path = request.uri().path();
+    Refusal::not_there(path).render(Shape::of(path))
+}

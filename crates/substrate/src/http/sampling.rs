@@ -1,0 +1,154 @@
+//! Sampling parameters: a client's decimal fractions become PROTOCOL.md 1's integers, or a refusal
+//! that names the parameter.
+//!
+//! Invariant: nothing that is not a finite number within its range reaches a job.
+
+use std::ops::RangeInclusive;
+
+use substrate_record::Sampler;
+use substrate_sandbox::wire::input::MAX_STOP;
+
+use super::error::Refusal;
+
+/// Most alternatives told per token, as OpenAI's and Ollama's references say.
+const MAX_TOP_LOGPROBS: i64 = 20;
+
+/// More new tokens than any context holds; larger wishes mean "as many as fit".
+const MAX_NEW_TOKENS: i64 = 1 << 20;
+
+/// Fixed point of fractions in records.
+const MICRO: f64 = 1e6;
+
+/// Fixed point of logits and their biases.
+const LOGIT: f64 = 65_536.0;
+
+/// A client's wishes with its API's defaults filled in.
+#[derive(Debug, Clone)]
+pub(super) struct Wishes {
+    pub(super) temperature: f64,
+    pub(super) hottest: f64,
+    pub(super) top_k: f64,
+    pub(super) top_p: f64,
+    pub(super) min_p: f64,
+    pub(super) typical_p: f64,
+    pub(super) repeat_last_n: f64,
+    pub(super) repeat_penalty: f64,
+    pub(super) presence_penalty: f64,
+    pub(super) frequency_penalty: f64,
+    /// Alternatives told per token; `None` = no log-probabilities at all. See [`top_logprobs`].
+    pub(super) top_logprobs: Option<u32>,
+}
+
+impl Wishes {
+    pub(super) fn sampler(&self) -> Result<Sampler, Refusal> {
+        Ok(Sampler {
+            temperature: micros("temperature", self.temperature, 0.0..=self.hottest)?
+                .unsigned_abs(),
+            top_k: whole("top_k", self.top_k, -1.0..=1e6)?
+                .max(0)
+                .unsigned_abs() as u32,
+            top_p: micros("top_p", self.top_p, 0.0..=1.0)?.unsigned_abs(),
+            min_p: micros("min_p", self.min_p, 0.0..=1.0)?.unsigned_abs(),
+            typical_p: micros("typical_p", self.typical_p, 0.0..=1.0)?.unsigned_abs(),
+            repeat_last_n: whole("repeat_last_n", self.repeat_last_n, -1.0..=1e6)? as i32,
+            // Zero would divide.
+            repeat: micros("repeat_penalty", self.repeat_penalty, 0.01..=10.0)?.unsigned_abs(),
+            presence: micros("presence_penalty", self.presence_penalty, -2.0..=2.0)?,
+            frequency: micros("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?,
+            n: 1,
+            top_logprobs: self.top_logprobs,
+        })
+    }
+}
+
+/// A number of alternatives within its bound.
+pub(super) fn top_logprobs(param: &str, asked: i64) -> Result<u32, Refusal> {
+    match u32::try_from(asked) {
+        Ok(top) if asked <= MAX_TOP_LOGPROBS => Ok(top),
+        _ => Err(out_of_range(
+            param,
+            asked as f64,
+            &(0.0..=MAX_TOP_LOGPROBS as f64),
+        )),
+    }
+}
+
+/// `value` in range, as millionths. The range bounds the cast.
+fn micros(param: &str, value: f64, range: RangeInclusive<f64>) -> Result<i64, Refusal> {
+    if range.contains(&value) {
+        Ok((value * MICRO).round() as i64)
+    } else {
+        Err(out_of_range(param, value, &range))
+    }
+}
+
+/// `value` in range without a fraction. The range bounds the cast.
+fn whole(param: &str, value: f64, range: RangeInclusive<f64>) -> Result<i64, Refusal> {
+    if !range.contains(&value) {
+        return Err(out_of_range(param, value, &range));
+    }
+    if value.fract() != 0.0 {
+        return Err(Refusal::invalid(
+            param,
+            format!("{param} must be a whole number, not {value}"),
+        ));
+    }
+    Ok(value as i64)
+}
+
+fn out_of_range(param: &str, value: f64, range: &RangeInclusive<f64>) -> Refusal {
+    let (low, high) = (range.start(), range.end());
+    Refusal::invalid(
+        param,
+        format!("{param} must be between {low} and {high}, not {value}"),
+    )
+}
+
+/// OpenAI's limit of new tokens: at least one.
+pub(super) fn max_tokens(param: &str, asked: Option<i64>) -> Result<Option<u32>, Refusal> {
+    match asked {
+        None => Ok(None),
+        Some(n) if n < 1 => Err(Refusal::invalid(
+            param,
+            format!("{param} must be at least 1, not {n}"),
+        )),
+        Some(n) => Ok(Some(n.min(MAX_NEW_TOKENS) as u32)),
+    }
+}
+
+/// Stop strings within their bound; the count is bounded where they are read.
+pub(super) fn stops(stop: Vec<String>) -> Result<Vec<String>, Refusal> {
+    for text in &stop {
+        if text.is_empty() || text.len() > MAX_STOP {
+            let why = format!(
+                "every stop string must have 1 to {MAX_STOP} bytes, not {}",
+                text.len()
+            );
+            return Err(Refusal::invalid("stop", why));
+        }
+    }
+    Ok(stop)
+}
+
+/// OpenAI's map of token id to bias (−100 to 100), in id order. It was bounded where it was read.
+pub(super) fn logit_bias(asked: Vec<(String, f64)>) -> Result<Vec<(u32, i32)>, Refusal> {
+    let mut biases = Vec::with_capacity(asked.len());
+    for (token, bias) in asked {
+        let id = token.parse().map_err(|_| {
+            Refusal::invalid("logit_bias", "logit_bias must map token ids to numbers")
+        })?;
+        let range = -100.0..=100.0;
+        if !range.contains(&bias) {
+            return Err(out_of_range("logit_bias", bias, &range));
+        }
+        biases.push((id, (bias * LOGIT).round() as i32));
+    }
+    biases.sort_unstable();
+    if biases.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Refusal::invalid(
+            "logit_bias",
+            "logit_bias names a token twice",
+        ));
+    }
+    Ok(biases)
+}

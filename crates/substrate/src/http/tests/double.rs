@@ -1,0 +1,366 @@
+//! A daemon in name only: it answers calls from a script chosen by the model's name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use substrate_record::{ContentHash, JobId, RecordId, Scope, WallTier};
+use substrate_sandbox::wire::input::Prompt;
+use tokio::sync::mpsc;
+
+use super::hands::Hands;
+use super::views::{models, node, status, waiting, worker};
+use crate::door::*;
+use crate::http::*;
+
+/// A key with the admin right; another that may only ask, twice a minute.
+pub(crate) const ADMIN_KEY: &str = "sk-substrate-admin";
+pub(crate) const PLAIN_KEY: &str = "sk-substrate-plain";
+
+/// What happened behind the door.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) submitted: AtomicU32,
+    pub(crate) cancelled: AtomicU32,
+    pub(crate) pieces: AtomicU64,
+    pub(crate) kept_alive: std::sync::Mutex<Vec<(String, i64)>>,
+    pub(crate) changed: AtomicU32,
+}
+
+pub(crate) struct Double {
+    pub(crate) state: HttpState,
+    pub(crate) seen: Arc<Seen>,
+}
+
+impl Double {
+    pub(crate) fn start() -> Self {
+        Self::bound("127.0.0.1:11535")
+    }
+
+    pub(crate) fn bound(addr: &str) -> Self {
+        let (door, calls) = Door::new();
+        let seen = Arc::new(Seen::default());
+        tokio::spawn(answer(calls, seen.clone()));
+        let key = |name: &str, secret: &str, scope, admin, per_minute| ApiKey {
+            name: name.into(),
+            sha256: ApiKey::digest(secret),
+            scope,
+            admin,
+            per_minute,
+            concurrent: None,
+        };
+        let keys = ApiKeys::new(vec![
+            key("admin", ADMIN_KEY, Scope::Commons, true, None),
+            key("plain", PLAIN_KEY, Scope::Mine, false, Some(2)),
+        ]);
+        let policy = ListenerPolicy {
+            bound: addr.parse().unwrap(),
+            keyless: Scope::Circle,
+            names: Arc::from([]),
+            origins: Arc::from([]),
+        };
+        Self {
+            state: HttpState {
+                door,
+                keys,
+                policy,
+                models: Arc::new(Hands),
+            },
+            seen,
+        }
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        router(self.state.clone())
+    }
+}
+
+async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>) {
+    while let Some(call) = calls.recv().await {
+        match call {
+            Call::Submit { ask, reply } => drop(reply.send(submit(*ask, &seen))),
+            Call::Models { reply, .. } => drop(reply.send(models())),
+            Call::Load { model, reply } => drop(reply.send(known(&model))),
+            Call::KeepAlive {
+                model,
+                seconds,
+                reply,
+            } => {
+                seen.kept_alive.lock().unwrap().push((model, seconds));
+                let _ = reply.send(true);
+            }
+            Call::ModelsChanged { reply } => {
+                seen.changed.fetch_add(1, Ordering::SeqCst);
+                let _ = reply.send(());
+            }
+            Call::Workers { reply } => drop(reply.send(vec![worker()])),
+            Call::Jobs { reply } => drop(reply.send(vec![waiting()])),
+            Call::Status { reply } => drop(reply.send(status())),
+            _ => {}
+        }
+    }
+}
+
+fn known(model: &str) -> Result<(), AskError> {
+    let similar = vec!["tiny:1".to_owned()];
+    let unknown = AskError::UnknownModel {
+        model: model.to_owned(),
+        similar,
+    };
+    if models()
+        .iter()
+        .any(|view| view.name == model || view.name == format!("{model}:1"))
+    {
+        Ok(())
+    } else {
+        Err(unknown)
+    }
+}
+
+fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
+    let (model, scope) = (ask.model.clone(), ask.scope.unwrap());
+    match model.as_str() {
+        "busy:1" => {
+            return Err(AskError::Busy {
+                waiting: 1_024,
+                retry_after_ms: 4_200,
+            });
+        }
+        "nowhere:1" => {
+            return Err(AskError::NoNode {
+                model,
+                scope,
+                why: "it needs 40 GiB".into(),
+            });
+        }
+        "closed:1" => {
+            return Err(AskError::Forbidden {
+                why: "this model is for its owner".into(),
+            });
+        }
+        "refuses:1" => {
+            return Err(AskError::BadRequest {
+                param: Some("logit_bias".into()),
+                why: "no such token".into(),
+            });
+        }
+        _ => {}
+    }
+    let scripted = [
+        "overflow:1",
+        "late:1",
+        "stopped:1",
+        "lost:1",
+        "fails:1",
+        "moves:1",
+        "queued:1",
+        "endless:1",
+        "bytes:1",
+    ];
+    if !scripted.contains(&model.as_str()) {
+        known(&model)?;
+    }
+    let number = seen.submitted.fetch_add(1, Ordering::SeqCst);
+    let mut id = [0; 16];
+    id[12..].copy_from_slice(&(number + 1).to_be_bytes());
+    let (sender, events) = mpsc::channel(JOB_EVENT_DEPTH);
+    tokio::spawn(play(ask, sender, seen.clone()));
+    let full = if model.contains(':') {
+        model
+    } else {
+        format!("{model}:1")
+    };
+    Ok(JobStream {
+        job: JobId::from_bytes(id),
+        scope,
+        model: full,
+        events,
+    })
+}
+
+/// Sends a job's events; a client that is gone ends it.
+async fn play(ask: Ask, sender: mpsc::Sender<JobEvent>, seen: Arc<Seen>) {
+    let tell = async |event: JobEvent| {
+        if matches!(event, JobEvent::Text(_)) {
+            seen.pieces.fetch_add(1, Ordering::SeqCst);
+        }
+        if sender.send(event).await.is_err() {
+            seen.cancelled.fetch_add(1, Ordering::SeqCst);
+            return Err(());
+        }
+        Ok(())
+    };
+    let failed = |error| JobEvent::Failed(error);
+    let script = async {
+        match ask.model.as_str() {
+            "overflow:1" => {
+                return tell(failed(AskError::ContextOverflow {
+                    used: 9_000,
+                    limit: 2_048,
+                }))
+                .await;
+            }
+            "late:1" => {
+                return tell(failed(AskError::Deadline {
+                    deadline_ms: 5,
+                    why: "two nodes refused".into(),
+                }))
+                .await;
+            }
+            "queued:1" => {
+                tell(JobEvent::Queued(QueueNews {
+                    position: 3,
+                    expected_wait_ms: 900,
+                    why: "3 jobs are ahead".into(),
+                }))
+                .await?;
+                tell(JobEvent::Queued(QueueNews {
+                    position: 0,
+                    expected_wait_ms: 100,
+                    why: "next".into(),
+                }))
+                .await?;
+            }
+            _ => {}
+        }
+        tell(started(1, 7)).await?;
+        if ask.model == "endless:1" {
+            loop {
+                tell(text(" and on")).await?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        if ask.model == "bytes:1" {
+            loop {
+                tell(text(&"x".repeat(16 << 10))).await?;
+            }
+        }
+        let words = words(&ask);
+        for (index, word) in words.iter().enumerate() {
+            if index == 1 {
+                match ask.model.as_str() {
+                    "lost:1" => return Ok(()),
+                    "fails:1" => {
+                        return tell(failed(AskError::Internal {
+                            why: "the worker broke".into(),
+                        }))
+                        .await;
+                    }
+                    "stopped:1" => return tell(finished(FinishReason::Cancelled, 5, 1)).await,
+                    "moves:1" => {
+                        let why = "no heartbeat for 1.8 s".to_owned();
+                        tell(JobEvent::Moved {
+                            from: node(2),
+                            after_tokens: 1,
+                            why,
+                        })
+                        .await?;
+                        tell(started(2, 8)).await?;
+                    }
+                    _ => {}
+                }
+            }
+            tell(piece(word, index, ask.sampler.top_logprobs)).await?;
+        }
+        let whole = ask.max_tokens.is_none_or(|max| words.len() < max as usize);
+        let reason = if whole {
+            FinishReason::Stop
+        } else {
+            FinishReason::Length
+        };
+        tell(finished(reason, prompt_tokens(&ask), words.len() as u32)).await
+    };
+    // A client that went away has been counted; there is nobody left to tell.
+    let _ = script.await;
+}
+
+/// `Hello`, ` world`, `!` and then words that depend on the seed and the choice, up to eight in all.
+fn words(ask: &Ask) -> Vec<String> {
+    let pick = |seed: i64, at: usize| {
+        ["red", "blue", "green"][(seed as usize + ask.choice as usize + at) % 3]
+    };
+    let mut words = vec!["Hello".to_owned(), " world".to_owned(), "!".to_owned()];
+    if let Some(seed) = ask.seed {
+        words.extend((0..5).map(|at| format!(" {}", pick(seed, at))));
+    }
+    words.truncate(ask.max_tokens.unwrap_or(u32::MAX) as usize);
+    let whole = words.concat();
+    match ask
+        .input
+        .stop
+        .iter()
+        .filter_map(|stop| whole.find(stop.as_str()))
+        .min()
+    {
+        Some(at) => vec![whole[..at].to_owned()],
+        None => words,
+    }
+}
+
+/// A template adds two tokens.
+fn prompt_tokens(ask: &Ask) -> u32 {
+    match ask.input.prompt {
+        Prompt::Chat(_) => 5,
+        Prompt::Text { .. } => 3,
+    }
+}
+
+fn started(attempt: u32, by: u8) -> JobEvent {
+    JobEvent::Started(Started {
+        node: node(by),
+        route: Route::Direct,
+        n_in: 5,
+        attempt,
+    })
+}
+
+fn text(text: &str) -> JobEvent {
+    JobEvent::Text(TextPiece {
+        bytes: text.as_bytes().to_vec(),
+        ..TextPiece::default()
+    })
+}
+
+fn piece(word: &str, index: usize, top: Option<u32>) -> JobEvent {
+    let bytes = word.as_bytes().to_vec();
+    let other = (0..top.unwrap_or(0)).map(|rank| match rank {
+        0 => (index as u32, -0.5, bytes.clone()),
+        _ => (9, f32::NEG_INFINITY, b"zz".to_vec()),
+    });
+    let told = TokenLogprob {
+        id: index as u32,
+        bytes: bytes.clone(),
+        logprob: -0.5,
+        top: other.collect(),
+    };
+    let logprobs = if top.is_some() { vec![told] } else { vec![] };
+    JobEvent::Text(TextPiece {
+        bytes,
+        ids: vec![index as u32],
+        logprobs,
+    })
+}
+
+fn finished(finish: FinishReason, n_in: u32, n_out: u32) -> JobEvent {
+    JobEvent::Finished(Box::new(Summary {
+        finish,
+        n_in,
+        n_out,
+        node: node(7),
+        route: Route::Direct,
+        scope: Scope::Circle,
+        wall: WallTier::Basic,
+        attempts: 1,
+        receipt: Some(RecordId::from_bytes([3; 32])),
+        model_sha256: ContentHash::from_bytes([4; 32]),
+        timings: Timings {
+            queue: 1,
+            route: 2,
+            load: 0,
+            prefill: 30,
+            decode: 400,
+            total: 433,
+        },
+    }))
+}

@@ -1,0 +1,100 @@
+//! Model actions that change nothing.
+
+use std::collections::BTreeMap;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::http::actions::PullStream;
+use crate::http::{ActionError, Details, ModelActions, PullProgress, PullRights};
+
+/// Changes nothing; answers as the store would.
+pub(crate) struct Hands;
+
+impl ModelActions for Hands {
+    fn pull(
+        &self,
+        name: String,
+        rights: PullRights,
+    ) -> BoxFuture<'_, Result<PullStream, ActionError>> {
+        async move {
+            if rights == PullRights::AdoptOnly && name != "tiny:1" {
+                return Err(ActionError::Forbidden {
+                    why: "a new entry needs a key with the admin right".into(),
+                });
+            }
+            let (sender, progress) = mpsc::channel(8);
+            let step = |status: &str| PullProgress {
+                status: status.into(),
+                digest: None,
+                total: None,
+                completed: None,
+            };
+            let moving = |completed| PullProgress {
+                status: "pulling 040404040404".into(),
+                digest: Some("sha256:0404".into()),
+                total: Some(100),
+                completed,
+            };
+            tokio::spawn(async move {
+                let mut steps = vec![
+                    Ok(step("pulling manifest")),
+                    Ok(moving(None)),
+                    Ok(moving(Some(100))),
+                ];
+                match name.as_str() {
+                    "breaks:1" => steps.push(Err(ActionError::Failed {
+                        why: "disk is full".into(),
+                    })),
+                    "stalls:1" => {}
+                    _ => steps.extend([
+                        Ok(step("verifying sha256 digest")),
+                        Ok(step("writing manifest")),
+                        Ok(step("success")),
+                    ]),
+                }
+                for step in steps {
+                    if sender.send(step).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(progress)
+        }
+        .boxed()
+    }
+
+    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ActionError>> {
+        async move { held(&name) }.boxed()
+    }
+
+    fn copy(&self, from: String, _to: String) -> BoxFuture<'_, Result<(), ActionError>> {
+        async move { held(&from) }.boxed()
+    }
+
+    fn show(&self, name: String) -> BoxFuture<'_, Result<Details, ActionError>> {
+        async move {
+            held(&name)?;
+            let model_info =
+                BTreeMap::from([("general.name".to_owned(), serde_json::json!("Tiny"))]);
+            Ok(Details {
+                license: String::new(),
+                template: "{{ messages }}".into(),
+                model_info,
+                capabilities: vec![],
+            })
+        }
+        .boxed()
+    }
+}
+
+fn held(name: &str) -> Result<(), ActionError> {
+    match name {
+        "tiny:1" => Ok(()),
+        _ => Err(ActionError::Unknown {
+            model: name.to_owned(),
+            similar: vec![],
+        }),
+    }
+}

@@ -1,0 +1,420 @@
+//! A daemon by script: the real service on a real socket, over a door that answers from fixed data.
+
+use std::sync::Arc;
+
+use substrate::{
+    blobs::Blobs,
+    door::*,
+    grpc::{self, Desk},
+    home::{DaemonLock, Home},
+    keys::DeviceKey,
+    models::import::{Inspect, InspectError, ModelFacts},
+    store::Store,
+};
+use substrate_record::{ContentHash, JobId, NetworkId, NodeId, RecordId, Scope, WallTier};
+use substrate_sandbox::wire::input::Prompt;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A scripted daemon, alive until it is stopped or dropped.
+pub struct Daemon {
+    pub home: crate::program::Home,
+    /// Told when the client of the endless answer went away.
+    pub cancelled: std::sync::mpsc::Receiver<()>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        Self::on(crate::program::Home::new())
+    }
+
+    pub fn on(home: crate::program::Home) -> Self {
+        let at = Home::at(home.path());
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (tell, cancelled) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(serve(at, ready, stopped, tell));
+        });
+        is_ready.recv().unwrap();
+        Self {
+            home,
+            cancelled,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(
+    home: Home,
+    ready: std::sync::mpsc::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+    cancelled: std::sync::mpsc::Sender<()>,
+) {
+    home.prepare().unwrap();
+    let lock = DaemonLock::take(&home).unwrap();
+    let socket = grpc::bind(&home.socket().unwrap()).await.unwrap();
+    let (door, calls) = Door::new();
+    let (_keep, desk) = watch::channel(Arc::new(desk(&home)));
+    let script = tokio::spawn(answer(calls, cancelled, lock));
+    ready.send(()).unwrap();
+    // As a real daemon does: first the socket goes, then the lock.
+    let _lock = tokio::select! {
+        served = grpc::serve(socket, door, desk, std::future::pending()) => panic!("{served:?}"),
+        _ = stopped => None,
+        lock = script => Some(lock.unwrap()),
+    };
+}
+
+fn desk(home: &Home) -> Desk {
+    let device = Arc::new(DeviceKey::open_or_create(home).unwrap());
+    let store = Store::open(&home.store()).unwrap();
+    let blobs = Blobs::open(&home.blobs()).unwrap();
+    Desk::new(home.clone(), store, blobs, device, Arc::new(FakeHeader)).unwrap()
+}
+
+/// Says the same of every file that has enough bytes; files that start with `lie` are refused.
+struct FakeHeader;
+
+impl Inspect for FakeHeader {
+    fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
+        let bytes = std::fs::read(model).unwrap();
+        if bytes.starts_with(b"lie") {
+            return Err(InspectError::BadModel("its header lies about sizes".into()));
+        }
+        Ok(ModelFacts {
+            arch: "llama".into(),
+            quant: "Q4_1".into(),
+            name: "tiny".into(),
+            n_params: 134_515_008,
+            n_ctx_train: 8192,
+            n_vocab: 49_152,
+            template: Some("{{ messages }}".into()),
+            licence: Some("apache-2.0".into()),
+            size: bytes.len() as u64,
+        })
+    }
+}
+
+/// Answers calls until `Stop`, which gives the lock back.
+async fn answer(
+    mut calls: mpsc::Receiver<Call>,
+    cancelled: std::sync::mpsc::Sender<()>,
+    lock: DaemonLock,
+) -> DaemonLock {
+    while let Some(call) = calls.recv().await {
+        match call {
+            Call::Submit { ask, reply } => {
+                let _ = reply.send(submit(*ask, cancelled.clone()));
+            }
+            Call::Cancel { job, reply } => _ = reply.send(job == JOB),
+            Call::Models { scope, reply } => _ = reply.send(models(scope)),
+            Call::Jobs { reply } => _ = reply.send(jobs()),
+            Call::Workers { reply } => _ = reply.send(workers()),
+            Call::KeepAlive { model, reply, .. } => _ = reply.send(model == "smollm2:135m"),
+            Call::Load { reply, .. } => _ = reply.send(Ok(())),
+            Call::Peers { reply } => _ = reply.send(peers()),
+            Call::Status { reply } => _ = reply.send(status()),
+            Call::ModelsChanged { reply } => _ = reply.send(()),
+            Call::SettingsChanged { reply } => _ = reply.send(Ok(())),
+            Call::Join { code, reply } => {
+                let joined = if code == "substrate1good" {
+                    Ok("friends".into())
+                } else {
+                    Err("the code is mistyped at position 3".into())
+                };
+                let _ = reply.send(joined);
+            }
+            Call::Invite {
+                circle,
+                valid_ms,
+                reply,
+            } => _ = reply.send(Ok(format!("substrate1{circle}{valid_ms}"))),
+            Call::Bench { reply, .. } => _ = reply.send(Ok((512_300, 41_200))),
+            Call::Stop { reply } => {
+                let _ = reply.send(());
+                // Lets the reply out before the socket goes.
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                return lock;
+            }
+        }
+    }
+    lock
+}
+
+pub const JOB: JobId = JobId::from_bytes([0xab; 16]);
+const NEAR: NodeId = NodeId::from_bytes([0x11; 32]);
+const FAR: NodeId = NodeId::from_bytes([0x22; 32]);
+
+fn submit(ask: Ask, cancelled: std::sync::mpsc::Sender<()>) -> Result<JobStream, AskError> {
+    let script = match ask.model.as_str() {
+        "smollm2:135m" if said(&ask).ends_with("user: go on and on\n") => {
+            return Ok(stream(endless(cancelled)));
+        }
+        "smollm2:135m" => told_well(),
+        "echo" => vec![text(&said(&ask)), JobEvent::Finished(Box::new(summary(1)))],
+        "flags" => vec![text(&flags(&ask)), JobEvent::Finished(Box::new(summary(1)))],
+        "endless" => return Ok(stream(endless(cancelled))),
+        "doomed" => vec![
+            text("So far"),
+            JobEvent::Failed(AskError::Deadline {
+                deadline_ms: 900,
+                why: "its node was too slow".into(),
+            }),
+        ],
+        "elsewhere" => {
+            return Err(AskError::NoNode {
+                model: ask.model,
+                scope: Scope::Mine,
+                why: "this machine does not hold it".into(),
+            });
+        }
+        _ => {
+            return Err(AskError::UnknownModel {
+                model: ask.model,
+                similar: vec!["smollm2:135m".into()],
+            });
+        }
+    };
+    let (tell, events) = mpsc::channel(JOB_EVENT_DEPTH);
+    tokio::spawn(async move {
+        for event in script {
+            if tell.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stream(events))
+}
+
+fn stream(events: mpsc::Receiver<JobEvent>) -> JobStream {
+    JobStream {
+        job: JOB,
+        scope: Scope::Circle,
+        model: "smollm2:135m".into(),
+        events,
+    }
+}
+
+/// An answer with everything in it.
+fn told_well() -> Vec<JobEvent> {
+    let started = |node, attempt| {
+        JobEvent::Started(Started {
+            node,
+            route: Route::Direct,
+            n_in: 12,
+            attempt,
+        })
+    };
+    vec![
+        JobEvent::Queued(QueueNews {
+            position: 1,
+            expected_wait_ms: 2_400,
+            why: "one answer is under way there".into(),
+        }),
+        started(NEAR, 1),
+        text("Hello"),
+        JobEvent::Moved {
+            from: NEAR,
+            after_tokens: 1,
+            why: "its connection was lost".into(),
+        },
+        started(FAR, 2),
+        text(", wörld."),
+        JobEvent::Finished(Box::new(summary(2))),
+    ]
+}
+
+fn endless(cancelled: std::sync::mpsc::Sender<()>) -> mpsc::Receiver<JobEvent> {
+    let (tell, events) = mpsc::channel(JOB_EVENT_DEPTH);
+    tokio::spawn(async move {
+        while tell.send(text("word ")).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let _ = cancelled.send(());
+    });
+    events
+}
+
+fn text(text: &str) -> JobEvent {
+    JobEvent::Text(TextPiece {
+        bytes: text.as_bytes().to_vec(),
+        ids: vec![7],
+        logprobs: Vec::new(),
+    })
+}
+
+fn said(ask: &Ask) -> String {
+    match &ask.input.prompt {
+        Prompt::Chat(messages) => messages
+            .iter()
+            .map(|turn| format!("{}: {}\n", turn.role, turn.content))
+            .collect(),
+        Prompt::Text { text, .. } => text.clone(),
+    }
+}
+
+fn flags(ask: &Ask) -> String {
+    let sampler = &ask.sampler;
+    format!(
+        "scope {:?}\nplacement {:?}\nwall {:?}\ntemperature {} top_k {} top_p {} min_p {}\nseed {:?} max {:?} stop {:?} deadline {}\n",
+        ask.scope,
+        ask.placement,
+        ask.wall,
+        sampler.temperature,
+        sampler.top_k,
+        sampler.top_p,
+        sampler.min_p,
+        ask.seed,
+        ask.max_tokens,
+        ask.input.stop,
+        ask.deadline_ms,
+    )
+}
+
+fn summary(attempts: u32) -> Summary {
+    Summary {
+        finish: FinishReason::Stop,
+        n_in: 12,
+        n_out: 50,
+        node: FAR,
+        route: Route::Direct,
+        scope: Scope::Circle,
+        wall: WallTier::Basic,
+        attempts,
+        receipt: Some(RecordId::from_bytes([0xcd; 32])),
+        model_sha256: ContentHash::from_bytes([0xb1; 32]),
+        timings: Timings {
+            queue: 100,
+            route: 20,
+            load: 0,
+            prefill: 80,
+            decode: 2_000,
+            total: 2_210,
+        },
+    }
+}
+
+fn models(scope: Scope) -> Vec<ModelView> {
+    let model = |name: &str, own, nodes| ModelView {
+        name: name.into(),
+        entry: RecordId::from_bytes([0xe1; 32]),
+        digest: ContentHash::from_bytes([0xb1; 32]),
+        size: 98_765_432,
+        arch: "llama".into(),
+        quant: "Q4_1".into(),
+        n_params: 134_515_008,
+        context: 8192,
+        licence: "apache-2.0".into(),
+        modified_ms: 0,
+        own,
+        nodes,
+        loaded: own,
+        template: None,
+    };
+    let own = model("smollm2:135m", true, vec![]);
+    if scope == Scope::Mine {
+        vec![own]
+    } else {
+        vec![own, model("qwen3:4b", false, vec![FAR, NEAR])]
+    }
+}
+
+fn jobs() -> Vec<JobView> {
+    let job = |role, state: &str, queue| JobView {
+        job: JOB,
+        role,
+        model: "smollm2:135m".into(),
+        scope: Scope::Circle,
+        state: state.into(),
+        peer: Some(FAR),
+        queue,
+        tokens: 5,
+        attempt: 1,
+        age_ms: 61_000,
+    };
+    let news = QueueNews {
+        position: 2,
+        expected_wait_ms: 3_200,
+        why: "two answers are before it".into(),
+    };
+    vec![
+        job(JobRole::Requested, "queued", Some(news)),
+        job(JobRole::Serving, "running", None),
+    ]
+}
+
+fn workers() -> Vec<WorkerView> {
+    let worker = |busy, expires_ms| WorkerView {
+        model: "smollm2:135m".into(),
+        digest: ContentHash::from_bytes([0xb1; 32]),
+        memory: 212_000_000,
+        context: 4096,
+        pid: 4711,
+        wall: WallTier::Basic,
+        busy,
+        expires_ms,
+        arch: "llama".into(),
+        quant: "Q4_1".into(),
+    };
+    vec![worker(0, None), worker(1, Some(1))]
+}
+
+fn peers() -> Vec<PeerView> {
+    let peer = |node, connected, circle, skew_ms| PeerView {
+        node,
+        addrs: vec!["/ip4/192.0.2.7/udp/11536/quic-v1".into()],
+        connected,
+        circle,
+        rtt_ms: connected.then_some(12),
+        skew_ms,
+        build: "substrate/0.1.0".into(),
+        models: if circle {
+            vec!["smollm2:135m".into()]
+        } else {
+            Vec::new()
+        },
+        slots: 1,
+        queue: 0,
+        walls: vec![WallTier::Basic],
+    };
+    vec![
+        peer(NEAR, true, true, Some(-172_800_000)),
+        peer(FAR, false, false, Some(3)),
+    ]
+}
+
+fn status() -> Status {
+    Status {
+        node: NEAR,
+        network: ("friends".into(), NetworkId::from_bytes([0x99; 32])),
+        version: env!("CARGO_PKG_VERSION").into(),
+        listen: vec!["/ip4/127.0.0.1/udp/11536/quic-v1".into()],
+        api: Some("127.0.0.1:11535".into()),
+        lending: "off".into(),
+        peers: 1,
+        running: 1,
+        waiting: 2,
+        wall: WallTier::Basic,
+        rss: 42_000_000,
+        uptime_ms: 3_700_000,
+        warnings: vec!["the clock is 2 days off".into()],
+    }
+}

@@ -1,0 +1,382 @@
+//! Models as people use them: imported, found, copied, removed, refused, carried into another network.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use substrate::blobs::{Blobs, How};
+use substrate::home::Home;
+use substrate::keys::{DeviceKey, RegistryKey, genesis_of_network, genesis_of_one};
+use substrate::models::catalogue::{Catalogue, FindError};
+use substrate::models::import::{ImportError, Importer, Inspect, InspectError, ModelFacts, Signer};
+use substrate::models::names::ModelName;
+use substrate::store::Store;
+use substrate_record::{AnyRecord, ContentHash, NetworkId, Record, Stream};
+
+/// Stands for the worker: believes a first line of the form `GGUF arch size`.
+struct FirstLine;
+
+impl Inspect for FirstLine {
+    fn inspect(&self, model: &Path) -> Result<ModelFacts, InspectError> {
+        let text = std::fs::read_to_string(model).unwrap_or_default();
+        let mut words = text.lines().next().unwrap_or_default().split(' ');
+        match (
+            words.next(),
+            words.next(),
+            words.next().and_then(|size| size.parse().ok()),
+        ) {
+            (Some("GGUF"), Some(arch), Some(size)) => Ok(ModelFacts {
+                arch: arch.into(),
+                quant: "Q4_1".into(),
+                n_ctx_train: 8192,
+                n_params: 135_000_000,
+                size,
+                licence: Some("apache-2.0".into()),
+                template: Some("{{ messages }}".into()),
+                ..ModelFacts::default()
+            }),
+            (Some("later"), ..) => Err(InspectError::Unavailable("no worker".into())),
+            _ => Err(InspectError::BadModel("no GGUF magic".into())),
+        }
+    }
+}
+
+struct Machine {
+    folder: tempfile::TempDir,
+    home: Home,
+    device: Arc<DeviceKey>,
+    store: Store,
+    network: NetworkId,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("home"));
+        home.prepare().unwrap();
+        let device = Arc::new(DeviceKey::open_or_create(&home).unwrap());
+        let store = Store::open(&home.store()).unwrap();
+        let genesis = genesis_of_one(&device, "alone");
+        store.add_network(&genesis).unwrap();
+        Self {
+            folder,
+            home,
+            device,
+            store,
+            network: genesis.network(),
+        }
+    }
+
+    fn catalogue(&self) -> Catalogue {
+        Catalogue::new(self.store.clone(), self.network)
+    }
+
+    fn blobs(&self) -> Blobs {
+        Blobs::open(&self.home.blobs()).unwrap()
+    }
+
+    fn importer(&self) -> Importer {
+        Importer::new(self.blobs(), self.catalogue(), Arc::new(FirstLine))
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn import(
+        &self,
+        file: &Path,
+        name: &str,
+    ) -> Result<substrate::models::import::ImportReport, ImportError> {
+        let signer = Signer::Device(self.device.clone());
+        self.importer().import(
+            file,
+            &named(name),
+            vec!["hf:a/b".into()],
+            &signer,
+            7,
+            &mut |_, _| {},
+        )
+    }
+}
+
+fn named(name: &str) -> ModelName {
+    name.parse().unwrap()
+}
+
+#[test]
+fn an_import_signs_an_entry_and_binds_the_name() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    let report = machine.import(&file, "smollm2:135m").unwrap();
+    let body = report.held.entry.body();
+    assert!(!report.adopted && report.how != How::Present);
+    assert_eq!(
+        (body.name.as_str(), body.arch.as_str(), body.context),
+        ("smollm2:135m", "llama", 8192)
+    );
+    assert_eq!(report.held.entry.author(), machine.device.node());
+    assert_eq!(
+        body.template_sha256,
+        Some(ContentHash::of(b"{{ messages }}"))
+    );
+    assert!(file.is_file());
+    for asked in [
+        "smollm2:135m",
+        "SMOLLM2:135M",
+        &report.held.entry.id().to_string(),
+        &report.held.weights().to_string()[..12],
+    ] {
+        assert_eq!(
+            machine.catalogue().find(asked).unwrap().entry.id(),
+            report.held.entry.id(),
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn the_same_bytes_have_one_entry() {
+    let machine = Machine::new();
+    let first = machine
+        .import(&machine.file("a.gguf", "GGUF llama 10\nweights"), "one")
+        .unwrap();
+    let second = machine
+        .import(&machine.file("b.gguf", "GGUF llama 10\nweights"), "two")
+        .unwrap();
+    assert!(second.adopted);
+    assert_eq!(second.how, How::Present);
+    assert_eq!(second.held.entry.id(), first.held.entry.id());
+    assert_eq!(machine.catalogue().list().unwrap().len(), 2);
+}
+
+#[test]
+fn a_lying_or_truncated_file_is_refused_and_only_our_copy_is_moved() {
+    let machine = Machine::new();
+    for (name, content, why) in [
+        (
+            "lies.gguf",
+            "GGUF llama 99999\nshort",
+            "speaks of 99999 bytes",
+        ),
+        ("cut.gguf", "GG", "no GGUF magic"),
+        ("other.txt", "hello", "no GGUF magic"),
+    ] {
+        let file = machine.file(name, content);
+        let error = machine.import(&file, "bad").unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        let ImportError::Refused {
+            quarantined: Some(quarantined),
+            ..
+        } = error
+        else {
+            panic!("not refused")
+        };
+        assert!(quarantined.is_file());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
+    }
+    assert!(machine.blobs().list().unwrap().is_empty());
+    assert!(matches!(
+        machine.catalogue().find("bad"),
+        Err(FindError::Unknown { .. })
+    ));
+}
+
+#[test]
+fn without_an_inspection_there_is_no_model_and_no_blame() {
+    let machine = Machine::new();
+    let error = machine
+        .import(&machine.file("a.gguf", "later"), "a")
+        .unwrap_err();
+    assert!(
+        matches!(error, ImportError::Inspect(InspectError::Unavailable(_))),
+        "{error}"
+    );
+    assert!(machine.catalogue().list().unwrap().is_empty());
+}
+
+#[test]
+fn an_unknown_name_gets_similar_ones() {
+    let machine = Machine::new();
+    machine
+        .import(&machine.file("a.gguf", "GGUF llama 10\na"), "smollm2:135m")
+        .unwrap();
+    machine
+        .import(&machine.file("b.gguf", "GGUF llama 10\nb"), "qwen3")
+        .unwrap();
+    for typed in ["smolm2", "smollm", "smollm2", "SmolLM2:1.7b"] {
+        match machine.catalogue().find(typed) {
+            Err(FindError::Unknown { similar, .. }) => {
+                assert_eq!(similar, ["smollm2:135m"], "{typed}")
+            }
+            other => panic!("{typed}: {other:?}"),
+        }
+    }
+    let error = machine.catalogue().find("smolm2").unwrap_err();
+    assert_eq!(error.to_string(), "model 'smolm2' not found");
+    assert!(matches!(
+        machine.catalogue().find("a b"),
+        Err(FindError::Name(_))
+    ));
+}
+
+#[test]
+fn a_blob_goes_with_its_last_name() {
+    let machine = Machine::new();
+    let catalogue = machine.catalogue();
+    let digest = machine
+        .import(&machine.file("a.gguf", "GGUF llama 10\na"), "one")
+        .unwrap()
+        .held
+        .weights();
+    catalogue.copy("one", &named("two"), 8).unwrap();
+    assert!(
+        catalogue
+            .remove(&named("one"))
+            .unwrap()
+            .unreferenced
+            .is_empty()
+    );
+    let removed = catalogue.remove(&named("two")).unwrap();
+    assert_eq!(removed.unreferenced, [digest]);
+    assert!(matches!(
+        catalogue.remove(&named("two")),
+        Err(FindError::Unknown { .. })
+    ));
+    assert!(
+        catalogue
+            .records()
+            .entry(&removed.held.entry.id())
+            .unwrap()
+            .is_some(),
+        "receipts still point to the entry"
+    );
+}
+
+#[test]
+fn a_registry_key_signs_between_staging_and_finishing() {
+    let machine = Machine::new();
+    let registry = RegistryKey::generate();
+    let genesis = genesis_of_network(&machine.device, &registry, "ours");
+    machine.store.add_network(&genesis).unwrap();
+    let catalogue = Catalogue::new(machine.store.clone(), genesis.network());
+    let importer = Importer::new(machine.blobs(), catalogue.clone(), Arc::new(FirstLine));
+    let staged = importer
+        .stage(
+            &machine.file("m.gguf", "GGUF llama 10\nm"),
+            Vec::new(),
+            &mut |_, _| {},
+        )
+        .unwrap();
+    assert!(staged.known.is_none());
+    let place = catalogue
+        .records()
+        .next_place(&registry.node(), Stream::Registry)
+        .unwrap();
+    let mut record = Record::new(registry.node(), 1, staged.body.clone());
+    record.place = Some(place);
+    let entry = record.sign(registry.signing(), &genesis.network()).unwrap();
+    let held = importer
+        .finish(staged, &named("m"), entry.clone(), 9)
+        .unwrap();
+    assert_eq!(held.entry.author(), registry.node());
+    // Another file does not get this entry.
+    let other = importer
+        .stage(
+            &machine.file("n.gguf", "GGUF llama 10\nn"),
+            Vec::new(),
+            &mut |_, _| {},
+        )
+        .unwrap();
+    assert!(matches!(
+        importer.finish(other, &named("n"), entry, 9),
+        Err(ImportError::OtherEntry)
+    ));
+}
+
+#[test]
+fn an_entry_of_the_registry_is_adopted_before_one_of_a_device() {
+    let machine = Machine::new();
+    let registry = Arc::new(RegistryKey::generate());
+    let genesis = genesis_of_network(&machine.device, &registry, "ours");
+    machine.store.add_network(&genesis).unwrap();
+    let catalogue = Catalogue::new(machine.store.clone(), genesis.network());
+    let importer = Importer::new(machine.blobs(), catalogue, Arc::new(FirstLine));
+    let file = machine.file("m.gguf", "GGUF llama 10\nm");
+    let import = |signer: Signer, name: &str| {
+        importer
+            .import(&file, &named(name), Vec::new(), &signer, 1, &mut |_, _| {})
+            .unwrap()
+    };
+    let by_device = import(Signer::Device(machine.device.clone()), "a");
+    let by_registry = import(Signer::Registry(registry.clone()), "b");
+    assert!(
+        !by_registry.adopted,
+        "a registry key is used in order to sign"
+    );
+    let third = import(Signer::Device(machine.device.clone()), "c");
+    assert!(third.adopted);
+    assert_eq!(third.held.entry.id(), by_registry.held.entry.id());
+    assert_ne!(third.held.entry.id(), by_device.held.entry.id());
+}
+
+#[test]
+fn joining_another_network_keeps_the_models() {
+    let machine = Machine::new();
+    let held = machine
+        .import(&machine.file("a.gguf", "GGUF llama 10\na"), "mine:1")
+        .unwrap()
+        .held;
+    let known = machine
+        .import(&machine.file("b.gguf", "GGUF llama 10\nb"), "theirs:1")
+        .unwrap()
+        .held;
+    let registry = RegistryKey::generate();
+    let genesis = genesis_of_network(&machine.device, &registry, "ours");
+    machine.store.add_network(&genesis).unwrap();
+    let there = Catalogue::new(machine.store.clone(), genesis.network());
+    let mut record = Record::new(registry.node(), 1, known.entry.body().clone());
+    record.place = Some(
+        there
+            .records()
+            .next_place(&registry.node(), Stream::Registry)
+            .unwrap(),
+    );
+    let entry = record.sign(registry.signing(), &genesis.network()).unwrap();
+    there
+        .records()
+        .put(&[AnyRecord::ModelEntry(entry.clone())])
+        .unwrap();
+    assert_eq!(
+        there
+            .carry_over(&machine.network, &machine.device, 9)
+            .unwrap(),
+        2
+    );
+    assert_eq!(
+        there
+            .carry_over(&machine.network, &machine.device, 9)
+            .unwrap(),
+        0,
+        "twice changes nothing"
+    );
+    assert_eq!(
+        there.find("theirs:1").unwrap().entry.id(),
+        entry.id(),
+        "a known entry is adopted"
+    );
+    let mine = there.find("mine:1").unwrap();
+    assert_eq!(
+        (mine.weights(), mine.entry.author()),
+        (held.weights(), machine.device.node())
+    );
+    // A blob that a name of the old network needs is not given up by the new one.
+    assert!(
+        there
+            .remove(&named("mine:1"))
+            .unwrap()
+            .unreferenced
+            .is_empty()
+    );
+}

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Drives a node with the unmodified `openai` package.
+
+    openai_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m [--api-key KEY]
+
+Prints one line per check and ends with 0 if all held. Needs: pip install openai
+"""
+
+import argparse
+import sys
+
+import openai
+
+PROMPT = [{"role": "user", "content": "Name three colours and say one sentence about each of them."}]
+UNKNOWN = "no-such-model:1b"
+
+
+def answer(client, model, **kwargs):
+    kwargs.setdefault("max_tokens", 32)
+    return client.chat.completions.create(model=model, messages=PROMPT, **kwargs)
+
+
+def lists_the_model(client, model):
+    listed = [entry.id for entry in client.models.list()]
+    assert model in listed, f"{model} is not among {listed}"
+    one = client.models.retrieve(model)
+    assert (one.id, one.object) == (model, "model"), one
+    assert one.created > 0, one
+
+
+def streams_a_chat(client, model):
+    chunks = list(answer(client, model, stream=True, temperature=0, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant", chunks[0]
+    assert all(chunk.choices[0].delta.role is None for chunk in chunks[1:-1]), "the role came twice"
+    finish, usage = chunks[-2], chunks[-1]
+    assert finish.choices[0].finish_reason in ("stop", "length"), finish
+    assert not finish.choices[0].delta.content, finish
+    assert usage.choices == [] and usage.usage.completion_tokens > 0, usage
+    assert len({(chunk.id, chunk.created) for chunk in chunks}) == 1, "id or time changed on the way"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert text, "no text came"
+    whole = answer(client, model, temperature=0).choices[0].message.content
+    assert text == whole, f"streamed {text!r}, whole {whole!r}"
+
+
+def answers_whole_with_facts(client, model):
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=PROMPT, max_tokens=8, temperature=0)
+    for name in ("x-substrate-job", "x-substrate-node", "x-substrate-route", "x-substrate-scope", "server-timing"):
+        assert raw.headers.get(name), f"{name} is missing"
+    whole = raw.parse()
+    assert whole.object == "chat.completion" and whole.choices[0].message.role == "assistant", whole
+    usage = whole.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, usage
+    assert usage.completion_tokens <= 8, usage
+
+
+def tells_an_unknown_model(client, model):
+    for call in (
+        lambda: answer(client, UNKNOWN),
+        lambda: answer(client, UNKNOWN, stream=True),
+        lambda: client.models.retrieve(UNKNOWN),
+    ):
+        try:
+            call()
+        except openai.NotFoundError as error:
+            assert error.status_code == 404 and error.code == "model_not_found", error.body
+            assert error.param == "model" and UNKNOWN in error.message, error.body
+        else:
+            raise AssertionError("an unknown model was answered")
+
+
+def tells_logprobs(client, model):
+    choice = answer(client, model, logprobs=True, top_logprobs=3, temperature=0, max_tokens=8).choices[0]
+    tokens = choice.logprobs.content
+    assert 0 < len(tokens) <= 8, len(tokens)
+    for token in tokens:
+        assert token.logprob <= 0 and len(token.top_logprobs) <= 3, token
+        best = max(other.logprob for other in token.top_logprobs)
+        assert token.logprob >= best - 1e-3, f"greedy took {token.logprob}, {best} was better"
+    said = b"".join(bytes(token.bytes or []) for token in tokens)
+    assert said.startswith(choice.message.content.encode()), (said, choice.message.content)
+
+
+def repeats_with_a_seed(client, model):
+    text = lambda seed: answer(client, model, seed=seed, temperature=1.0).choices[0].message.content
+    first = text(7)
+    assert first == text(7), "the same seed gave another answer"
+    assert any(text(seed) != first for seed in (8, 9, 10)), "four seeds gave one answer"
+
+
+def stops_at_a_string(client, model):
+    whole = answer(client, model, temperature=0, seed=1).choices[0].message.content
+    stop = whole.split()[2]
+    cut = answer(client, model, temperature=0, seed=1, stop=[stop, "\u0000never"]).choices[0]
+    assert cut.finish_reason == "stop", cut
+    assert cut.message.content == whole[: whole.index(stop)], (whole, stop, cut.message.content)
+    streamed = answer(client, model, temperature=0, seed=1, stop=stop, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
+    assert text == cut.message.content, (text, cut.message.content)
+
+
+def gives_several_choices(client, model):
+    choices = answer(client, model, n=2, seed=3, max_tokens=8).choices
+    assert [choice.index for choice in choices] == [0, 1], choices
+
+
+def completes_text(client, model):
+    whole = client.completions.create(model=model, prompt="Once upon a time", max_tokens=8, temperature=0, logprobs=1)
+    assert whole.object == "text_completion" and whole.choices[0].text, whole
+    assert len(whole.choices[0].logprobs.tokens) == len(whole.choices[0].logprobs.text_offset), whole
+    streamed = client.completions.create(
+        model=model, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed) == whole.choices[0].text
+
+
+def refuses_by_name(client, model):
+    for param, kwargs in {
+        "temperature": {"temperature": 3},
+        "n": {"n": 1_000_000_000},
+        "stop": {"stop": ["x"] * 10_000},
+        "response_format": {"response_format": {"type": "json_object"}},
+        "tool_choice": {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+        "top_logprobs": {"logprobs": True, "top_logprobs": 21},
+    }.items():
+        try:
+            answer(client, model, **kwargs)
+        except openai.BadRequestError as error:
+            assert error.param == param, error.body
+        else:
+            raise AssertionError(f"{param} was accepted")
+
+
+def says_what_is_not_there(client, model):
+    try:
+        client.embeddings.create(model=model, input="x")
+    except openai.APIStatusError as error:
+        assert error.status_code == 501 and error.code == "not_implemented", error.body
+    else:
+        raise AssertionError("embeddings were answered")
+
+
+def survives_a_client_that_leaves(client, model):
+    stream = answer(client, model, stream=True, max_tokens=512)
+    next(iter(stream))
+    stream.close()
+    assert answer(client, model, max_tokens=1).choices[0].finish_reason in ("stop", "length")
+
+
+CHECKS = [
+    lists_the_model,
+    streams_a_chat,
+    answers_whole_with_facts,
+    tells_an_unknown_model,
+    tells_logprobs,
+    repeats_with_a_seed,
+    stops_at_a_string,
+    gives_several_choices,
+    completes_text,
+    refuses_by_name,
+    says_what_is_not_there,
+    survives_a_client_that_leaves,
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base-url", required=True, help="such as http://127.0.0.1:11535")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--api-key", default="none")
+    arguments = parser.parse_args()
+    base = arguments.base_url.rstrip("/") + "/v1"
+    client = openai.OpenAI(base_url=base, api_key=arguments.api_key, max_retries=0, timeout=120)
+    failed = 0
+    for check in CHECKS:
+        name = check.__name__.replace("_", " ")
+        try:
+            check(client, arguments.model)
+            print(f"ok    {name}")
+        except Exception as error:  # every check is told, whatever the one before did
+            failed += 1
+            print(f"FAIL  {name}: {type(error).__name__}: {error}")
+    print(f"openai {openai.__version__}: {len(CHECKS) - failed} of {len(CHECKS)} hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

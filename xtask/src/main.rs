@@ -1,0 +1,59 @@
+//! `cargo xtask`: builds, checks, demonstrates and measures the project.
+//!
+//! Invariant: nothing here is needed to *use* The Substrate; everything a developer or the gate
+//! runs starts here, so that a newcomer's machine and the gate do the same thing.
+//! Absent by design: shell scripts.
+
+mod bench;
+mod check;
+mod clients;
+mod demo;
+mod edges;
+mod fuzz;
+mod near_tie;
+mod prove;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use xtask::{model, stage};
+
+/// The project's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// From nothing to a real answer across three nodes, a node killed mid-answer, and receipts verified offline
+    Demo(demo::Options),
+    /// Everything that must hold before a change lands
+    Check(check::Options),
+    /// Side-by-side ratios
+    Bench(bench::Options),
+    /// The figures an issue asks for, hours allowed
+    Prove(prove::Options),
+    /// Build the binaries into a folder that an unprivileged user can run from, and print its path
+    Stage,
+    /// Fetch the demo model, check its digest, and print its path
+    Model,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Check(options) => check::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Prove(options) => prove::run(&options),
+        Task::Stage => {
+            println!("{}", stage::build()?.display());
+            Ok(())
+        }
+        Task::Model => {
+            println!("{}", model::fetch()?.display());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The binaries, built and laid out where an unprivileged user can run them.
+//!
+//! The worker is linked statically: inside its wall there is no library to load. A plain
+//! `cargo build` makes a dynamic one at the same place, so the static one is copied aside at once.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sh;
+
+/// Who runs daemons and workers when the task itself runs as root (`nobody`).
+pub const UNPRIVILEGED: u32 = 65534;
+
+/// Builds `substrate` and the static `substrate-worker` and returns the folder that holds both.
+pub fn build() -> Result<PathBuf> {
+    sh::run(sh::cargo().args(["build", "--quiet", "--package", "substrate", "--bin", "substrate"]))?;
+    sh::run(sh::cargo().args([
+        "rustc", "--quiet", "--package", "substrate-worker", "--bin", "substrate-worker", "--",
+        "-C", "target-feature=+crt-static",
+    ]))?;
+    let built = target_dir()?.join("debug");
+    let stage = scratch("stage")?;
+    for name in ["substrate", "substrate-worker"] {
+        place(&built.join(name), &stage.join(name))?;
+    }
+    assert_static(&stage.join("substrate-worker"))?;
+    Ok(stage)
+}
+
+/// A folder outside every home that anyone may enter, one per checkout.
+pub fn scratch(name: &str) -> Result<PathBuf> {
+    use sha2::{Digest, Sha256};
+    let tag = hex::encode(&Sha256::digest(sh::root().as_os_str().as_encoded_bytes())[..4]);
+    let base = std::env::temp_dir().join(format!("substrate-{tag}"));
+    let dir = base.join(name);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    for each in [&base, &dir] {
+        std::fs::set_permissions(each, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(dir)
+}
+
+/// Copies unless the same bytes are there; a new inode, so that a running copy is not disturbed.
+pub fn place(from: &Path, to: &Path) -> Result<()> {
+    let beside = to.with_extension("new");
+    std::fs::copy(from, &beside).with_context(|| format!("copy {}", from.display()))?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(&beside, to)?;
+    Ok(())
+}
+
+/// The linker accepts a half-static worker that dies at start; only the dynamic section tells.
+fn assert_static(worker: &Path) -> Result<()> {
+    let section = sh::output(sh::command("readelf").arg("-d").arg(worker))?;
+    if section.contains("(NEEDED)") {
+        bail!("{} still needs shared libraries:\n{section}", worker.display());
+    }
+    Ok(())
+}
+
+/// Cargo's target directory, wherever the environment put it.
+pub fn target_dir() -> Result<PathBuf> {
+    let metadata = sh::output(sh::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let dir = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    Ok(dir.into())
+}

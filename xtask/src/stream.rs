@@ -1,0 +1,213 @@
+//! A client of the OpenAI-shaped stream that keeps the time of every piece.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// One greedy chat request.
+#[derive(Debug, Clone)]
+pub struct Chat {
+    /// Where to ask.
+    pub api: SocketAddr,
+    /// Model name.
+    pub model: String,
+    /// The user's message.
+    pub prompt: String,
+    /// Tokens at most.
+    pub max_tokens: u32,
+    /// `mine`, `circle` or `commons`; `None` = the listener's default.
+    pub scope: Option<String>,
+    /// Never on the machine that is asked.
+    pub elsewhere: bool,
+}
+
+/// What came back.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// The whole text.
+    pub text: String,
+    /// When each piece of text came, from the request on.
+    pub times: Vec<Duration>,
+    /// The `: substrate {json}` comment.
+    pub substrate: Value,
+    /// `usage`.
+    pub usage: Value,
+    /// `finish_reason`.
+    pub finish: Option<String>,
+    /// The job's id, from the header.
+    pub job: String,
+}
+
+impl Answer {
+    /// Time to the first piece of text.
+    pub fn first(&self) -> Option<Duration> {
+        self.times.first().copied()
+    }
+
+    /// The longest wait between two pieces.
+    pub fn longest_gap(&self) -> Duration {
+        self.times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// Mean time per piece after the first.
+    pub fn per_token(&self) -> Option<Duration> {
+        let (first, last) = (self.times.first()?, self.times.last()?);
+        let gaps = u32::try_from(self.times.len().checked_sub(1)?).ok().filter(|gaps| *gaps > 0)?;
+        Some((*last - *first) / gaps)
+    }
+}
+
+impl Chat {
+    /// A greedy request with the listener's defaults.
+    pub fn new(api: SocketAddr, model: &str, prompt: &str, max_tokens: u32) -> Self {
+        Self { api, model: model.to_owned(), prompt: prompt.to_owned(), max_tokens, scope: None, elsewhere: false }
+    }
+
+    /// Asks and reads to the end.
+    ///
+    /// # Errors
+    /// The request failed, or the stream ended with an error or without `[DONE]`.
+    pub fn run(&self) -> Result<Answer> {
+        self.run_with(|_| Ok(()))
+    }
+
+    /// Asks and reads to the end; `on_piece` is called after every piece of text with what came so far.
+    ///
+    /// # Errors
+    /// As [`Chat::run`], and `on_piece`'s own.
+    pub fn run_with(&self, mut on_piece: impl FnMut(&Answer) -> Result<()>) -> Result<Answer> {
+        let start = Instant::now();
+        let mut request = ureq::post(&format!("http://{}/v1/chat/completions", self.api))
+            .config()
+            .http_status_as_error(false)
+            .build();
+        if let Some(scope) = &self.scope {
+            request = request.header("x-substrate-scope", scope);
+        }
+        if self.elsewhere {
+            request = request.header("x-substrate-placement", "elsewhere");
+        }
+        let response = request.send_json(self.body())?;
+        let status = response.status();
+        let job = header(&response, "x-substrate-job");
+        if !status.is_success() {
+            bail!("{status}: {}", response.into_body().read_to_string()?);
+        }
+        let mut answer = Answer { job, ..Answer::default() };
+        for line in BufReader::new(response.into_body().into_reader()).lines() {
+            if answer.take_line(&line?, start)? {
+                on_piece(&answer)?;
+            }
+        }
+        answer.close()
+    }
+
+    fn body(&self) -> Value {
+        json!({
+            "model": self.model,
+            "messages": [{ "role": "user", "content": self.prompt }],
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+            "stream": true,
+            "stream_options": { "include_usage": true },
+        })
+    }
+}
+
+impl Answer {
+    /// Takes one line of the stream; `true` if it brought text.
+    fn take_line(&mut self, line: &str, start: Instant) -> Result<bool> {
+        if let Some(comment) = line.strip_prefix(": substrate ") {
+            self.substrate = serde_json::from_str(comment)?;
+            return Ok(false);
+        }
+        let Some(payload) = line.strip_prefix("data: ") else { return Ok(false) };
+        if payload == "[DONE]" {
+            self.usage["done"] = json!(true);
+            return Ok(false);
+        }
+        let chunk: Value = serde_json::from_str(payload)?;
+        if let Some(error) = chunk.get("error") {
+            bail!("the stream ended with an error: {error}");
+        }
+        if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
+            self.usage = usage.clone();
+        }
+        let choice = &chunk["choices"][0];
+        if let Some(finish) = choice["finish_reason"].as_str() {
+            self.finish = Some(finish.to_owned());
+        }
+        let Some(text) = choice["delta"]["content"].as_str().filter(|text| !text.is_empty()) else { return Ok(false) };
+        self.text.push_str(text);
+        self.times.push(start.elapsed());
+        Ok(true)
+    }
+
+    fn close(self) -> Result<Self> {
+        if self.usage["done"] != json!(true) {
+            bail!("the stream ended without [DONE] after {} pieces", self.times.len());
+        }
+        Ok(self)
+    }
+}
+
+fn header<B>(response: &ureq::http::Response<B>, name: &str) -> String {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// The value at quantile `q` of a sample.
+///
+/// # Errors
+/// The sample is empty.
+pub fn quantile(sample: &[Duration], q: f64) -> Result<Duration> {
+    let mut sorted = sample.to_vec();
+    sorted.sort_unstable();
+    let last = sorted.len().checked_sub(1).context("an empty sample")?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index into a small sample")]
+    let index = (last as f64 * q).round() as usize;
+    Ok(sorted[index.min(last)])
+}
+
+/// One raw completion that is not streamed: the shortest whole job. Returns the body and the headers that tell who answered.
+///
+/// # Errors
+/// Any status but 200, with its body.
+pub fn complete(api: SocketAddr, model: &str, prompt: &str, max_tokens: u32, scope: &str) -> Result<Completed> {
+    let response = ureq::post(&format!("http://{api}/v1/completions"))
+        .config()
+        .http_status_as_error(false)
+        .build()
+        .header("x-substrate-scope", scope)
+        .send_json(json!({ "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0 }))?;
+    let status = response.status();
+    let completed = Completed {
+        job: header(&response, "x-substrate-job"),
+        node: header(&response, "x-substrate-node"),
+        route: header(&response, "x-substrate-route"),
+        scope: header(&response, "x-substrate-scope"),
+        body: Value::Null,
+    };
+    let text = response.into_body().read_to_string()?;
+    if !status.is_success() {
+        bail!("{status}: {text}");
+    }
+    Ok(Completed { body: serde_json::from_str(&text)?, ..completed })
+}
+
+/// A finished completion.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// Job id.
+    pub job: String,
+    /// Key of the node that answered.
+    pub node: String,
+    /// `local`, `direct` or `relayed`.
+    pub route: String,
+    /// Signed scope.
+    pub scope: String,
+    /// The response's JSON.
+    pub body: Value,
+}

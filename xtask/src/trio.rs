@@ -1,0 +1,151 @@
+//! Three nodes of one network, set up with the commands a person would type.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::node::Node;
+
+/// The model's name in demo, benchmarks and tests.
+pub const MODEL: &str = "smollm2:135m";
+
+/// How long a change at one node may take to be seen at another: two gossip intervals are promised (2 min); on
+/// loopback, within one circle, it is point to point.
+const SEEN: Duration = Duration::from_secs(30);
+
+/// A founded the network; B and C joined its circle by code.
+pub struct Trio {
+    /// Founder.
+    pub a: Node,
+    /// First guest.
+    pub b: Node,
+    /// Second guest.
+    pub c: Node,
+}
+
+/// Which nodes hold the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holders {
+    /// All three.
+    All,
+    /// The guests only: the founder has no model.
+    Guests,
+}
+
+impl Trio {
+    /// Starts three nodes under `folder` and waits until the founder sees both guests' model.
+    ///
+    /// # Errors
+    /// Any step's, with the end of the node's log.
+    pub fn start(bin: &Path, folder: &Path, model: &Path, holders: Holders) -> Result<Self> {
+        Self::start_with(bin, folder, model, holders, |node| node)
+    }
+
+    /// As [`Trio::start`], each node changed by `configure` before its start.
+    ///
+    /// # Errors
+    /// As [`Trio::start`].
+    pub fn start_with(bin: &Path, folder: &Path, model: &Path, holders: Holders, configure: impl Fn(Node) -> Node) -> Result<Self> {
+        let make = |name| Node::create(bin, folder, name).map(&configure);
+        let mut a = make("a")?;
+        found(&a, model, holders)?;
+        a.start()?;
+        let (mut b, mut c) = (make("b")?, make("c")?);
+        for guest in [&mut b, &mut c] {
+            guest.start()?;
+            join(&a, guest)?;
+            import(guest, model, &[])?;
+            guest.cli(&["node", "lend", "always"])?;
+        }
+        let trio = Self { a, b, c };
+        trio.wait_until_seen()?;
+        Ok(trio)
+    }
+
+    /// Waits until both guests can answer for the founder.
+    ///
+    /// # Errors
+    /// They cannot within the deadline.
+    pub fn wait_until_seen(&self) -> Result<()> {
+        self.a.wait_for("both guests offering the model", SEEN, |a| {
+            let peers = a.json(&["peers"])?;
+            let peers = peers["peers"].as_array().context("no list of peers")?;
+            let offering = peers.iter().filter(|peer| {
+                peer["connected"] == true && peer["models"].as_array().is_some_and(|models| !models.is_empty())
+            });
+            Ok(offering.count() >= 2)
+        })
+    }
+
+    /// The guest with this key.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn guest(&mut self, key: &str) -> Result<&mut Node> {
+        for guest in [&mut self.b, &mut self.c] {
+            if id(guest)? == key {
+                return Ok(guest);
+            }
+        }
+        bail!("{key} is no guest")
+    }
+}
+
+/// A node's key in hex.
+///
+/// # Errors
+/// The command's.
+pub fn id(node: &Node) -> Result<String> {
+    let told = node.json(&["node", "id"])?;
+    Ok(told["node"].as_str().context("no key")?.to_owned())
+}
+
+fn found(a: &Node, model: &Path, holders: Holders) -> Result<()> {
+    a.write_file("passphrase", "correct horse battery staple\n")?;
+    let passphrase = a.home.join("passphrase");
+    let passphrase = passphrase.to_str().context("a path in UTF-8")?;
+    a.cli(&["network", "create", "demo", "--passphrase-file", passphrase])?;
+    if holders == Holders::All {
+        import(a, model, &["--passphrase-file", passphrase])?;
+    }
+    Ok(())
+}
+
+/// Lets `guest` into the circle of `host` by a fresh code.
+///
+/// # Errors
+/// Either side's command.
+pub fn join(host: &Node, guest: &Node) -> Result<()> {
+    let invite = host.json(&["circle", "invite"])?;
+    let code = invite["code"].as_str().context("no code")?;
+    guest.cli(&["circle", "join", code])?;
+    Ok(())
+}
+
+/// Imports the demo model.
+///
+/// # Errors
+/// The command's.
+pub fn import(node: &Node, model: &Path, more: &[&str]) -> Result<()> {
+    let model = model.to_str().context("a path in UTF-8")?;
+    let mut args = vec!["import", model, "--as", MODEL];
+    args.extend_from_slice(more);
+    node.cli(&args).map(drop)
+}
+
+/// Where tests find the staged programs.
+///
+/// # Panics
+/// `SUBSTRATE_TEST_BIN` is not set: a test that silently skipped would prove nothing.
+pub fn test_bin() -> std::path::PathBuf {
+    std::env::var_os("SUBSTRATE_TEST_BIN").expect("SUBSTRATE_TEST_BIN names the folder that `cargo xtask stage` prints").into()
+}
+
+/// Where tests find the demo model.
+///
+/// # Panics
+/// `SUBSTRATE_TEST_MODEL` is not set.
+pub fn test_model() -> std::path::PathBuf {
+    std::env::var_os("SUBSTRATE_TEST_MODEL").expect("SUBSTRATE_TEST_MODEL names the file that `cargo xtask model` prints").into()
+}
