@@ -64,7 +64,10 @@ pub fn run(options: &Options) -> Result<()> {
     let bin = sh::step("binaries", stage::build)?;
     let cells = hop(&bin, &model, options.pairs)?;
     if options.json {
-        println!("{}", serde_json::to_string(&serde_json::json!({ "cells": cells }))?);
+        println!(
+            "{}",
+            serde_json::to_string(&serde_json::json!({ "cells": cells }))?
+        );
     } else {
         table(&cells);
     }
@@ -84,9 +87,15 @@ pub fn hop(bin: &Path, model: &Path, pairs: usize) -> Result<Vec<Cell>> {
     join(&lender, &asker)?;
     import(&lender, model, &[])?;
     lender.cli(&["node", "lend", "always"])?;
-    asker.wait_for("the lender's model in sight", Duration::from_secs(30), |asker| {
-        Ok(asker.json(&["list"])?["models"].as_array().is_some_and(|models| !models.is_empty()))
-    })?;
+    asker.wait_for(
+        "the lender's model in sight",
+        Duration::from_secs(30),
+        |asker| {
+            Ok(asker.json(&["list"])?["models"]
+                .as_array()
+                .is_some_and(|models| !models.is_empty()))
+        },
+    )?;
     let (mut first, mut token) = (Pairs::default(), Pairs::default());
     // The first pair loads the model and opens the connection.
     for pair in 0..=pairs {
@@ -116,11 +125,21 @@ struct Pairs {
 
 impl Pairs {
     fn push(&mut self, remote: bool, took: Duration) {
-        if remote { &mut self.remote } else { &mut self.local }.push(took);
+        if remote {
+            &mut self.remote
+        } else {
+            &mut self.local
+        }
+        .push(took);
     }
 
     fn cell(&self, name: &str, goal: Duration) -> Result<Cell> {
-        let added: Vec<f64> = self.remote.iter().zip(&self.local).map(|(remote, local)| ms(*remote) - ms(*local)).collect();
+        let added: Vec<f64> = self
+            .remote
+            .iter()
+            .zip(&self.local)
+            .map(|(remote, local)| ms(*remote) - ms(*local))
+            .collect();
         let added_ms = median(&added);
         let spread = half_width(&added);
         let goal = ms(goal);
@@ -144,11 +163,22 @@ impl Pairs {
 }
 
 fn table(cells: &[Cell]) {
-    println!("{:<44} {:>16} {:>16} {:>22} {:>7}", "", "local p50/p99", "remote p50/p99", "added (95 % half-width)", "goal");
+    println!(
+        "{:<44} {:>16} {:>16} {:>22} {:>7}",
+        "", "local p50/p99", "remote p50/p99", "added (95 % half-width)", "goal"
+    );
     for cell in cells {
         println!(
             "{:<44} {:>7.2}/{:>5.1} ms {:>7.2}/{:>5.1} ms {:>9.3} ms (±{:.3}) {:>8.1} ms  {}",
-            cell.name, cell.local_ms[0], cell.local_ms[1], cell.remote_ms[0], cell.remote_ms[1], cell.added_ms, cell.spread, cell.goal, cell.met
+            cell.name,
+            cell.local_ms[0],
+            cell.local_ms[1],
+            cell.remote_ms[0],
+            cell.remote_ms[1],
+            cell.added_ms,
+            cell.spread,
+            cell.goal,
+            cell.met
         );
     }
 }
@@ -161,7 +191,11 @@ fn median(sample: &[f64]) -> f64 {
     let mut sorted = sample.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
 }
 
 /// Half the width of the 95 % bootstrap interval of the median (Efron), from a fixed seed.
@@ -175,7 +209,13 @@ fn half_width(sample: &[f64]) -> f64 {
         usize::try_from(state % n as u64).unwrap_or(0)
     };
     let mut medians: Vec<f64> = (0..RESAMPLES)
-        .map(|_| median(&(0..sample.len()).map(|_| sample[draw(sample.len())]).collect::<Vec<_>>()))
+        .map(|_| {
+            median(
+                &(0..sample.len())
+                    .map(|_| sample[draw(sample.len())])
+                    .collect::<Vec<_>>(),
+            )
+        })
         .collect();
     medians.sort_by(f64::total_cmp);
     let last = medians.len() - 1;

@@ -20,7 +20,9 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     sh::step("system packages", packages::ensure)?;
-    sh::step("format", || sh::run(sh::cargo().args(["fmt", "--all", "--check"])))?;
+    sh::step("format", || {
+        sh::run(sh::cargo().args(["fmt", "--all", "--check"]))
+    })?;
     sh::step("crate edges", edges::check)?;
     sh::step("tidy", tidy::check)?;
     let model = sh::step("demo model", model::fetch)?;
@@ -29,10 +31,16 @@ pub fn run(options: &Options) -> Result<()> {
     sh::step("lints", lints)?;
     sh::step("tests", || tests(&bin, &model))?;
     sh::step("documentation tests", || {
-        sh::run(with_parts(sh::cargo().args(["test", "--quiet", "--workspace", "--doc"]), &bin, &model))
+        sh::run(with_parts(
+            sh::cargo().args(["test", "--quiet", "--workspace", "--doc"]),
+            &bin,
+            &model,
+        ))
     })?;
     if !options.quick {
-        sh::step("near-ties against llama.cpp, short form", || near_tie::short(&model))?;
+        sh::step("near-ties against llama.cpp, short form", || {
+            near_tie::short(&model)
+        })?;
         sh::step("fuzzing, short form", || fuzz::run(fuzz::GATE_SECONDS))?;
         sh::step("client packages", || clients::run(&bin, &model))?;
         sh::step("demo", || demo::run_with(&bin, &model))?;
@@ -42,7 +50,15 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn lints() -> Result<()> {
-    sh::run(sh::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    sh::run(sh::cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 fn tests(bin: &std::path::Path, model: &std::path::Path) -> Result<()> {
@@ -50,7 +66,16 @@ fn tests(bin: &std::path::Path, model: &std::path::Path) -> Result<()> {
     if sh::on_path("cargo-nextest") {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
     } else {
-        command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast", "--", "--test-threads=1"]);
+        command.args([
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--no-fail-fast",
+            "--",
+            "--test-threads=1",
+        ]);
     }
     sh::run(with_parts(&mut command, bin, model))
 }
@@ -61,7 +86,9 @@ pub fn with_parts<'c>(
     bin: &std::path::Path,
     model: &std::path::Path,
 ) -> &'c mut std::process::Command {
-    command.env("SUBSTRATE_TEST_BIN", bin).env("SUBSTRATE_TEST_MODEL", model)
+    command
+        .env("SUBSTRATE_TEST_BIN", bin)
+        .env("SUBSTRATE_TEST_MODEL", model)
 }
 
 /// Puts the model where an unprivileged user can read it.

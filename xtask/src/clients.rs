@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use xtask::node::Scratch;
-use xtask::trio::{Holders, MODEL, Trio};
 use xtask::sh;
+use xtask::trio::{Holders, MODEL, Trio};
 
 /// The packages as their users install them, pinned so that a red gate is our doing.
 const PACKAGES: [&str; 2] = ["openai==2.8.1", "ollama==0.6.1"];
@@ -15,7 +15,11 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
     let python = environment()?;
     let scratch = Scratch::new("clients")?;
     let trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
-    for script in ["openai_client.py", "ollama_client.py", "open_webui_sequence.py"] {
+    for script in [
+        "openai_client.py",
+        "ollama_client.py",
+        "open_webui_sequence.py",
+    ] {
         client(&python, script, &trio.b.api.to_string())?;
     }
     // A holds no model; B and C of its circle answer for it.
@@ -23,7 +27,11 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
 }
 
 fn client(python: &Path, script: &str, api: &str) -> Result<()> {
-    sh::run(sh::command(python).arg(sh::root().join("tests/clients").join(script)).args([&format!("http://{api}"), MODEL]))
+    sh::run(
+        sh::command(python)
+            .arg(sh::root().join("tests/clients").join(script))
+            .args([&format!("http://{api}"), MODEL]),
+    )
 }
 
 /// A Python environment with the packages, kept between runs.
@@ -42,7 +50,17 @@ pub fn with_packages(name: &str, packages: &[&str]) -> Result<PathBuf> {
     }
     let _ = std::fs::remove_dir_all(&folder);
     sh::run(sh::command("python3").args(["-m", "venv"]).arg(&folder))?;
-    sh::run(sh::command(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+    sh::run(
+        sh::command(&python)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .args(packages),
+    )?;
     std::fs::write(stamp, wanted)?;
     Ok(python)
 }

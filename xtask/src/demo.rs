@@ -2,7 +2,7 @@
 //! answer, and the receipts of both sides verified offline.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,12 @@ const KILL_AFTER: usize = 40;
 /// Where to work.
 #[derive(Args)]
 pub struct Options {
-    /// Leave the three nodes' homes behind for a look
-    #[arg(long)]
-    keep: bool,
+    /// Use the programs staged before instead of building them
+    #[arg(long, value_name = "FOLDER", requires = "model")]
+    bin: Option<PathBuf>,
+    /// Use this copy of the model
+    #[arg(long, value_name = "FILE", requires = "bin")]
+    model: Option<PathBuf>,
 }
 
 /// One streamed answer of the command line.
@@ -46,24 +49,30 @@ struct Told {
 
 /// Sets everything up, then shows it.
 pub fn run(options: &Options) -> Result<()> {
-    println!("This demo builds The Substrate, fetches a small model (SmolLM2-135M-Instruct, 93 MB, Apache-2.0)");
-    println!("and runs three nodes on this machine as an unprivileged user. From nothing it takes about 15 minutes");
+    if let (Some(bin), Some(model)) = (&options.bin, &options.model) {
+        return run_with(bin, model);
+    }
+    println!(
+        "This demo builds The Substrate, fetches a small model (SmolLM2-135M-Instruct, 93 MB, Apache-2.0)"
+    );
+    println!(
+        "and runs three nodes on this machine as an unprivileged user. From nothing it takes about 15 minutes"
+    );
     println!("on two cores, nearly all of it compiling; a second run takes about a minute.");
     println!("It may install build packages by apt (as root) or tells which are missing.\n");
     sh::step("system packages", packages::ensure)?;
     let model = sh::step("demo model", model::fetch)?;
     let model = publish_model(&model)?;
     let bin = sh::step("binaries", stage::build)?;
-    if options.keep {
-        println!("set SUBSTRATE_KEEP_SCRATCH=1 to keep the homes");
-    }
     run_with(&bin, &model)
 }
 
 /// Shows it with what was built before.
 pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
     let scratch = Scratch::new("demo")?;
-    println!("\n-- three nodes: A founds a network, B and C join its circle by code and import the same file");
+    println!(
+        "\n-- three nodes: A founds a network, B and C join its circle by code and import the same file"
+    );
     let mut trio = Trio::start(bin, scratch.path(), model, Holders::All)?;
 
     println!("\n-- a prompt typed at A, answered on another node");
@@ -74,27 +83,43 @@ pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
         bail!("the answer came from A itself");
     }
     let rate = told.tokens as f64 * 1000.0 / told.decode_ms.max(1) as f64;
-    println!("   answered by {} over the mesh, scope {}, wall {}, {rate:.1} tok/s", &told.node[..8], told.scope, told.wall);
+    println!(
+        "   answered by {} over the mesh, scope {}, wall {}, {rate:.1} tok/s",
+        &told.node[..8],
+        told.scope,
+        told.wall
+    );
 
     println!("\n-- receipts, verified offline from each side's own export");
     let answered = told.node.clone();
-    verify_both(&trio.a, trio.guest(&answered)?, &told.job)?;
+    verify_both(&trio, &answered, &told.job)?;
     flipped_byte_fails(&trio.a, &told.job)?;
 
-    println!("\n-- the same kind of question twice: unbroken, then with the answering node killed (kill -9) in the middle");
+    println!(
+        "\n-- the same kind of question twice: unbroken, then with the answering node killed (kill -9) in the middle"
+    );
     let unbroken = ask(&trio.a, STORY, STORY_TOKENS, |_, _| Ok(()))?;
     let broken = with_a_kill(&mut trio)?;
-    println!("   unbroken: {} tokens by {}", unbroken.tokens, &unbroken.node[..8]);
+    println!(
+        "   unbroken: {} tokens by {}",
+        unbroken.tokens,
+        &unbroken.node[..8]
+    );
     println!("{}", indent(&unbroken.text));
     println!(
         "   broken after {} tokens, {} attempts, longest silence {:.2} s, finished by {}",
-        broken.moved.unwrap_or_default(), broken.attempts, broken.longest_gap.as_secs_f64(), &broken.node[..8]
+        broken.moved.unwrap_or_default(),
+        broken.attempts,
+        broken.longest_gap.as_secs_f64(),
+        &broken.node[..8]
     );
     println!("{}", indent(&broken.text));
     compare(&unbroken.text, &broken.text);
     let finisher = broken.node.clone();
-    verify_both(&trio.a, trio.guest(&finisher)?, &broken.job)?;
-    println!("\nThe node that answers can read the prompt. Both halves of every receipt are kept on both sides.");
+    verify_both(&trio, &finisher, &broken.job)?;
+    println!(
+        "\nThe node that answers can read the prompt. Both halves of every receipt are kept on both sides."
+    );
     Ok(())
 }
 
@@ -102,34 +127,74 @@ fn with_a_kill(trio: &mut Trio) -> Result<Told> {
     let Trio { a, b, c } = trio;
     let keys = [xtask::trio::id(b)?, xtask::trio::id(c)?];
     let mut guests = [b, c];
+    let mut killed = false;
     let told = ask(a, STORY, STORY_TOKENS, |node, tokens| {
-        if tokens < KILL_AFTER {
+        if killed || tokens < KILL_AFTER {
             return Ok(());
         }
-        let index = keys.iter().position(|key| key == node);
-        index.map_or(Ok(()), |index| guests[index].kill())
+        killed = true;
+        let index = keys
+            .iter()
+            .position(|key| key == node)
+            .context("the answering node is no guest")?;
+        guests[index].kill()
     })?;
     if told.attempts < 2 || told.moved.is_none() {
-        bail!("the answering node was killed, but the answer did not move: {} attempts", told.attempts);
+        bail!(
+            "the answering node was killed, but the answer did not move: {} attempts",
+            told.attempts
+        );
     }
     Ok(told)
 }
 
 /// Asks at `node` for an answer elsewhere; `on_text` sees the answering node and the number of tokens so far.
-fn ask(node: &Node, prompt: &str, tokens: &str, mut on_text: impl FnMut(&str, usize) -> Result<()>) -> Result<Told> {
-    let args = ["--json", "run", MODEL, prompt, "--elsewhere", "--scope", "circle", "--temperature", "0", "--max-tokens", tokens];
-    let mut child = node.command().args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+fn ask(
+    node: &Node,
+    prompt: &str,
+    tokens: &str,
+    mut on_text: impl FnMut(&str, usize) -> Result<()>,
+) -> Result<Told> {
+    let args = [
+        "--json",
+        "run",
+        MODEL,
+        prompt,
+        "--elsewhere",
+        "--scope",
+        "circle",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        tokens,
+    ];
+    let mut child = node
+        .command()
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
     let mut told = Told {
-        text: String::new(), node: String::new(), job: String::new(), attempts: 0, tokens: 0, decode_ms: 0,
-        wall: String::new(), scope: String::new(), longest_gap: Duration::ZERO, moved: None,
+        text: String::new(),
+        node: String::new(),
+        job: String::new(),
+        attempts: 0,
+        tokens: 0,
+        decode_ms: 0,
+        wall: String::new(),
+        scope: String::new(),
+        longest_gap: Duration::ZERO,
+        moved: None,
     };
     let (mut ids, mut last) = (0, None::<Instant>);
     for line in lines {
         let event: Value = serde_json::from_str(&line?)?;
         take(&mut told, &event)?;
         if event["event"] == "text" {
-            told.longest_gap = last.map_or(Duration::ZERO, |last| last.elapsed()).max(told.longest_gap);
+            told.longest_gap = last
+                .map_or(Duration::ZERO, |last| last.elapsed())
+                .max(told.longest_gap);
             last = Some(Instant::now());
             ids += event["ids"].as_array().map_or(0, Vec::len);
             on_text(&told.node, ids)?;
@@ -161,12 +226,17 @@ fn take(told: &mut Told, event: &Value) -> Result<()> {
 }
 
 /// Exports the job on both sides and verifies each file with no home and no daemon at hand.
-fn verify_both(requester: &Node, provider: &Node, job: &str) -> Result<()> {
-    for node in [requester, provider] {
+fn verify_both(trio: &Trio, provider: &str, job: &str) -> Result<()> {
+    for node in [&trio.a, trio.guest(provider)?] {
         // The provider stores the requester's half a moment after the answer's end.
-        node.wait_for("the receipt", Duration::from_secs(10), |node| Ok(node.cli(&["receipts", "show", job]).is_ok()))?;
+        node.wait_for("the receipt", Duration::from_secs(10), |node| {
+            Ok(node.cli(&["receipts", "show", job]).is_ok())
+        })?;
         let file = export(node, job)?;
-        println!("   {}: substrate receipts verify {job}.receipt", node.name.to_uppercase());
+        println!(
+            "   {}: substrate receipts verify {job}.receipt",
+            node.name.to_uppercase()
+        );
         print!("{}", indent(&offline(node, &file)?));
     }
     Ok(())
@@ -181,7 +251,11 @@ fn export(node: &Node, job: &str) -> Result<String> {
 
 /// Verifies with a home that does not exist: nothing but the file can decide.
 fn offline(node: &Node, file: &str) -> Result<String> {
-    let output = node.command().env("SUBSTRATE_HOME", "/nonexistent").args(["receipts", "verify", file]).output()?;
+    let output = node
+        .command()
+        .env("SUBSTRATE_HOME", "/nonexistent")
+        .args(["receipts", "verify", file])
+        .output()?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -197,7 +271,10 @@ fn flipped_byte_fails(node: &Node, job: &str) -> Result<()> {
     match offline(node, &file) {
         Ok(_) => bail!("an export with a flipped byte was believed"),
         Err(error) => {
-            println!("   byte {middle} of {} flipped:", file.rsplit('/').next().unwrap_or_default());
+            println!(
+                "   byte {middle} of {} flipped:",
+                file.rsplit('/').next().unwrap_or_default()
+            );
             println!("{}", indent(&error.to_string()));
             Ok(())
         }
@@ -205,11 +282,17 @@ fn flipped_byte_fails(node: &Node, job: &str) -> Result<()> {
 }
 
 fn compare(unbroken: &str, broken: &str) {
-    let same = unbroken.chars().zip(broken.chars()).take_while(|(left, right)| left == right).count();
+    let same = unbroken
+        .chars()
+        .zip(broken.chars())
+        .take_while(|(left, right)| left == right)
+        .count();
     if unbroken == broken {
         println!("   the two answers are equal, character for character");
     } else {
-        println!("   the two answers are equal for {same} characters; a near-tie may fall the other way after a move,");
+        println!(
+            "   the two answers are equal for {same} characters; a near-tie may fall the other way after a move,"
+        );
         println!("   because prefill and decode round differently");
     }
 }

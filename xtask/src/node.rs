@@ -107,13 +107,20 @@ impl Node {
         command
             .arg("serve")
             .args(["--api", &self.api.to_string()])
-            .args(["--listen", &format!("/ip4/127.0.0.1/udp/{}/quic-v1", self.mesh)])
+            .args([
+                "--listen",
+                &format!("/ip4/127.0.0.1/udp/{}/quic-v1", self.mesh),
+            ])
             .args(["--listen", &format!("/ip4/127.0.0.1/tcp/{}", self.mesh)])
             .args(&self.serve_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.daemon = Some(command.spawn().with_context(|| format!("start node {}", self.name))?);
+        self.daemon = Some(
+            command
+                .spawn()
+                .with_context(|| format!("start node {}", self.name))?,
+        );
         self.wait_until_up()
     }
 
@@ -124,13 +131,24 @@ impl Node {
             if ureq::get(&url).call().is_ok() {
                 return Ok(());
             }
-            let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
+            let ended = self
+                .daemon
+                .as_mut()
+                .and_then(|daemon| daemon.try_wait().ok().flatten());
             if let Some(status) = ended {
-                bail!("node {} ended with {status}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "node {} ended with {status}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             std::thread::sleep(POLL);
         }
-        bail!("node {} did not answer within {START_DEADLINE:?}:\n{}", self.name, self.log_tail())
+        bail!(
+            "node {} did not answer within {START_DEADLINE:?}:\n{}",
+            self.name,
+            self.log_tail()
+        )
     }
 
     /// The daemon's process id.
@@ -155,7 +173,9 @@ impl Node {
     /// # Errors
     /// It did not stop by itself.
     pub fn stop(&mut self) -> Result<()> {
-        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        let Some(mut daemon) = self.daemon.take() else {
+            return Ok(());
+        };
         self.cli(&["stop", "--daemon"])?;
         let deadline = Instant::now() + START_DEADLINE;
         while Instant::now() < deadline {
@@ -163,7 +183,11 @@ impl Node {
                 if status.success() {
                     return Ok(());
                 }
-                bail!("node {} stopped with {status}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "node {} stopped with {status}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -175,11 +199,15 @@ impl Node {
     /// The command line in this node's home, as its unprivileged user.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.bin.join("substrate"));
-        command.env_clear().env("SUBSTRATE_HOME", &self.home).env("PATH", "/usr/bin:/bin").current_dir(&self.home);
+        command
+            .env_clear()
+            .env("SUBSTRATE_HOME", &self.home)
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir(&self.home);
         for (key, value) in &self.env {
             command.env(key, value);
         }
-        for key in ["RUST_LOG", "RUST_BACKTRACE"] {
+        for key in ["SUBSTRATE_LOG", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(key) {
                 command.env(key, value);
             }
@@ -216,21 +244,31 @@ impl Node {
         let mut with_json = vec!["--json"];
         with_json.extend_from_slice(args);
         let text = self.cli(&with_json)?;
-        serde_json::from_str(&text).with_context(|| format!("`substrate --json {}` printed {text}", args.join(" ")))
+        serde_json::from_str(&text)
+            .with_context(|| format!("`substrate --json {}` printed {text}", args.join(" ")))
     }
 
     /// Waits until `check` holds.
     ///
     /// # Errors
     /// It did not within `within`; `what` and the end of the log are in the message.
-    pub fn wait_for(&self, what: &str, within: Duration, mut check: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+    pub fn wait_for(
+        &self,
+        what: &str,
+        within: Duration,
+        mut check: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
         let deadline = Instant::now() + within;
         loop {
             if check(self)? {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("node {}: {what} did not happen within {within:?}:\n{}", self.name, self.log_tail());
+                bail!(
+                    "node {}: {what} did not happen within {within:?}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -243,8 +281,15 @@ impl Node {
     pub fn resident_bytes(&self) -> Result<u64> {
         let pid = self.pid().context("the daemon does not run")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .context("no VmRSS")?;
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .context("no number")?
+            .parse()?;
         Ok(kib * 1024)
     }
 
@@ -281,7 +326,11 @@ impl Scratch {
     /// # Errors
     /// The disk's.
     pub fn new(name: &str) -> Result<Self> {
-        let unique = format!("substrate-{name}-{}-{}", std::process::id(), free_port()?.port());
+        let unique = format!(
+            "substrate-{name}-{}-{}",
+            std::process::id(),
+            free_port()?.port()
+        );
         let path = std::env::temp_dir().join(unique);
         std::fs::create_dir(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;

@@ -9,18 +9,37 @@ use crate::sh;
 const NEEDED: [(&str, &[&str]); 7] = [
     ("build-essential", &["/usr/bin/g++"]),
     ("cmake", &["/usr/bin/cmake"]),
-    ("libclang-dev", &["/usr/lib/llvm-14/lib/libclang.so", "/usr/lib/llvm-19/lib/libclang.so"]),
+    (
+        "libclang-dev",
+        &[
+            "/usr/lib/llvm-14/lib/libclang.so",
+            "/usr/lib/llvm-19/lib/libclang.so",
+        ],
+    ),
     ("ninja-build", &["/usr/bin/ninja"]),
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
-    ("python3-venv", &["/usr/share/doc/python3-venv", "/usr/share/doc/python3.11-venv"]),
-    ("python3-pip", &["/usr/bin/pip3", "/usr/share/doc/python3-pip"]),
+    (
+        "python3-venv",
+        &[
+            "/usr/share/doc/python3-venv",
+            "/usr/share/doc/python3.11-venv",
+        ],
+    ),
+    (
+        "python3-pip",
+        &["/usr/bin/pip3", "/usr/share/doc/python3-pip"],
+    ),
 ];
 
 /// Installs what is missing, or stops with the line that would.
 pub fn ensure() -> Result<()> {
     let missing: Vec<&str> = NEEDED
         .iter()
-        .filter(|(_, proofs)| !proofs.iter().any(|proof| std::path::Path::new(proof).exists()))
+        .filter(|(_, proofs)| {
+            !proofs
+                .iter()
+                .any(|proof| std::path::Path::new(proof).exists())
+        })
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {
@@ -33,7 +52,10 @@ pub fn ensure() -> Result<()> {
         );
     }
     if !sh::on_path("apt-get") {
-        bail!("these packages are missing and this system has no apt-get: {}", missing.join(" "));
+        bail!(
+            "these packages are missing and this system has no apt-get: {}",
+            missing.join(" ")
+        );
     }
     sh::run(sh::command("apt-get").args(["update", "-qq"]))?;
     sh::run(

@@ -18,10 +18,26 @@ use crate::{fuzz, near_tie};
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
 const PROOFS: [Proof; 4] = [
-    ("failover", "50 answers whose node is killed (kill -9) in the middle: gaps, seams, near-ties", failover),
-    ("fuzz", "every decoder fuzzed for at least a minute", |_, _| fuzz::run(fuzz::PROVE_SECONDS_EACH * fuzz::targets()?.len() as u64)),
-    ("simulator", "the mesh simulated at 100 nodes over many seeds", simulator),
-    ("near-tie", "the near-tie gap over at least 10,000 positions of this build", |_, model| near_tie::long(model)),
+    (
+        "failover",
+        "50 answers whose node is killed (kill -9) in the middle: gaps, seams, near-ties",
+        failover,
+    ),
+    (
+        "fuzz",
+        "every decoder fuzzed for at least a minute",
+        |_, _| fuzz::run(fuzz::PROVE_SECONDS_EACH * fuzz::targets()?.len() as u64),
+    ),
+    (
+        "simulator",
+        "the mesh simulated at 100 nodes over many seeds",
+        simulator,
+    ),
+    (
+        "near-tie",
+        "the near-tie gap over at least 10,000 positions of this build",
+        |_, model| near_tie::long(model),
+    ),
 ];
 
 /// Prompts whose answer is broken.
@@ -53,7 +69,10 @@ pub fn run(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    let chosen: Vec<&Proof> = PROOFS.iter().filter(|(name, ..)| options.name.as_deref().is_none_or(|wanted| wanted == *name)).collect();
+    let chosen: Vec<&Proof> = PROOFS
+        .iter()
+        .filter(|(name, ..)| options.name.as_deref().is_none_or(|wanted| wanted == *name))
+        .collect();
     if chosen.is_empty() {
         bail!("no such proof; `cargo xtask prove --list` names them");
     }
@@ -62,7 +81,10 @@ pub fn run(options: &Options) -> Result<()> {
     for (name, _, prove) in chosen {
         let stamp = stamp(name)?;
         if stamp.exists() && !options.again {
-            println!("{name}: proved for this commit before ({})", stamp.display());
+            println!(
+                "{name}: proved for this commit before ({})",
+                stamp.display()
+            );
             continue;
         }
         sh::step(name, || prove(&bin, &model))?;
@@ -80,7 +102,20 @@ fn stamp(name: &str) -> Result<PathBuf> {
 }
 
 fn simulator(bin: &Path, model: &Path) -> Result<()> {
-    sh::run(with_parts(sh::cargo().args(["run", "--quiet", "--package", "substrate-node", "--features", "sim", "--example", "sim"]), bin, model))
+    sh::run(with_parts(
+        sh::cargo().args([
+            "run",
+            "--quiet",
+            "--package",
+            "substrate-node",
+            "--features",
+            "sim",
+            "--example",
+            "sim",
+        ]),
+        bin,
+        model,
+    ))
 }
 
 fn failover(bin: &Path, model: &Path) -> Result<()> {
@@ -100,7 +135,10 @@ fn failover(bin: &Path, model: &Path) -> Result<()> {
     }
     gaps.sort_unstable();
     let longest = gaps.last().copied().context("no answers")?;
-    println!("{BROKEN} answers broken: gap p50 {:?}, longest {longest:?}; {equal} equal to the unbroken one", gaps[gaps.len() / 2]);
+    println!(
+        "{BROKEN} answers broken: gap p50 {:?}, longest {longest:?}; {equal} equal to the unbroken one",
+        gaps[gaps.len() / 2]
+    );
     near_tie::judge_seams(model, &seams)?;
     if longest >= LONGEST_GAP {
         bail!("the longest gap is {longest:?}");
@@ -120,7 +158,10 @@ fn broken(trio: &mut Trio, prompt: &str) -> Result<Answer> {
                 return Ok(());
             }
             let jobs = trio.a.json(&["jobs"])?;
-            let node = jobs["jobs"][0]["peer"].as_str().context("no running job")?.to_owned();
+            let node = jobs["jobs"][0]["peer"]
+                .as_str()
+                .context("no running job")?
+                .to_owned();
             for guest in [&trio.b, &trio.c] {
                 if id(guest)? == node {
                     let pid = guest.pid().context("it runs")?;
@@ -132,7 +173,7 @@ fn broken(trio: &mut Trio, prompt: &str) -> Result<Answer> {
         })?
     };
     let node = killed.context("the answer ended before its node could be killed")?;
-    let guest = trio.guest(&node)?;
+    let guest = trio.guest_mut(&node)?;
     guest.kill()?;
     guest.start()?;
     trio.wait_until_seen()?;

@@ -72,12 +72,19 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let result = work();
     let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-    eprintln!("== {name}: {verdict}, {:.1} s", start.elapsed().as_secs_f64());
+    eprintln!(
+        "== {name}: {verdict}, {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
     result.with_context(|| name.to_owned())
 }
 
 fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
     format!("`{}`", words.join(" "))
 }

@@ -15,10 +15,24 @@ pub const UNPRIVILEGED: u32 = 65534;
 
 /// Builds `substrate` and the static `substrate-worker` and returns the folder that holds both.
 pub fn build() -> Result<PathBuf> {
-    sh::run(sh::cargo().args(["build", "--quiet", "--package", "substrate", "--bin", "substrate"]))?;
     sh::run(sh::cargo().args([
-        "rustc", "--quiet", "--package", "substrate-worker", "--bin", "substrate-worker", "--",
-        "-C", "target-feature=+crt-static",
+        "build",
+        "--quiet",
+        "--package",
+        "substrate",
+        "--bin",
+        "substrate",
+    ]))?;
+    sh::run(sh::cargo().args([
+        "rustc",
+        "--quiet",
+        "--package",
+        "substrate-worker",
+        "--bin",
+        "substrate-worker",
+        "--",
+        "-C",
+        "target-feature=+crt-static",
     ]))?;
     let built = target_dir()?.join("debug");
     let stage = scratch("stage")?;
@@ -55,15 +69,21 @@ pub fn place(from: &Path, to: &Path) -> Result<()> {
 fn assert_static(worker: &Path) -> Result<()> {
     let section = sh::output(sh::command("readelf").arg("-d").arg(worker))?;
     if section.contains("(NEEDED)") {
-        bail!("{} still needs shared libraries:\n{section}", worker.display());
+        bail!(
+            "{} still needs shared libraries:\n{section}",
+            worker.display()
+        );
     }
     Ok(())
 }
 
 /// Cargo's target directory, wherever the environment put it.
 pub fn target_dir() -> Result<PathBuf> {
-    let metadata = sh::output(sh::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata =
+        sh::output(sh::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let dir = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?;
     Ok(dir.into())
 }

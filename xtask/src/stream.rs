@@ -49,13 +49,19 @@ impl Answer {
 
     /// The longest wait between two pieces.
     pub fn longest_gap(&self) -> Duration {
-        self.times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        self.times
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default()
     }
 
     /// Mean time per piece after the first.
     pub fn per_token(&self) -> Option<Duration> {
         let (first, last) = (self.times.first()?, self.times.last()?);
-        let gaps = u32::try_from(self.times.len().checked_sub(1)?).ok().filter(|gaps| *gaps > 0)?;
+        let gaps = u32::try_from(self.times.len().checked_sub(1)?)
+            .ok()
+            .filter(|gaps| *gaps > 0)?;
         Some((*last - *first) / gaps)
     }
 }
@@ -63,7 +69,14 @@ impl Answer {
 impl Chat {
     /// A greedy request with the listener's defaults.
     pub fn new(api: SocketAddr, model: &str, prompt: &str, max_tokens: u32) -> Self {
-        Self { api, model: model.to_owned(), prompt: prompt.to_owned(), max_tokens, scope: None, elsewhere: false }
+        Self {
+            api,
+            model: model.to_owned(),
+            prompt: prompt.to_owned(),
+            max_tokens,
+            scope: None,
+            elsewhere: false,
+        }
     }
 
     /// Asks and reads to the end.
@@ -96,7 +109,10 @@ impl Chat {
         if !status.is_success() {
             bail!("{status}: {}", response.into_body().read_to_string()?);
         }
-        let mut answer = Answer { job, ..Answer::default() };
+        let mut answer = Answer {
+            job,
+            ..Answer::default()
+        };
         for line in BufReader::new(response.into_body().into_reader()).lines() {
             if answer.take_line(&line?, start)? {
                 on_piece(&answer)?;
@@ -124,7 +140,9 @@ impl Answer {
             self.substrate = serde_json::from_str(comment)?;
             return Ok(false);
         }
-        let Some(payload) = line.strip_prefix("data: ") else { return Ok(false) };
+        let Some(payload) = line.strip_prefix("data: ") else {
+            return Ok(false);
+        };
         if payload == "[DONE]" {
             self.usage["done"] = json!(true);
             return Ok(false);
@@ -140,7 +158,12 @@ impl Answer {
         if let Some(finish) = choice["finish_reason"].as_str() {
             self.finish = Some(finish.to_owned());
         }
-        let Some(text) = choice["delta"]["content"].as_str().filter(|text| !text.is_empty()) else { return Ok(false) };
+        let Some(text) = choice["delta"]["content"]
+            .as_str()
+            .filter(|text| !text.is_empty())
+        else {
+            return Ok(false);
+        };
         self.text.push_str(text);
         self.times.push(start.elapsed());
         Ok(true)
@@ -148,14 +171,22 @@ impl Answer {
 
     fn close(self) -> Result<Self> {
         if self.usage["done"] != json!(true) {
-            bail!("the stream ended without [DONE] after {} pieces", self.times.len());
+            bail!(
+                "the stream ended without [DONE] after {} pieces",
+                self.times.len()
+            );
         }
         Ok(self)
     }
 }
 
 fn header<B>(response: &ureq::http::Response<B>, name: &str) -> String {
-    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The value at quantile `q` of a sample.
@@ -166,7 +197,12 @@ pub fn quantile(sample: &[Duration], q: f64) -> Result<Duration> {
     let mut sorted = sample.to_vec();
     sorted.sort_unstable();
     let last = sorted.len().checked_sub(1).context("an empty sample")?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index into a small sample")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index into a small sample"
+    )]
     let index = (last as f64 * q).round() as usize;
     Ok(sorted[index.min(last)])
 }
@@ -175,13 +211,21 @@ pub fn quantile(sample: &[Duration], q: f64) -> Result<Duration> {
 ///
 /// # Errors
 /// Any status but 200, with its body.
-pub fn complete(api: SocketAddr, model: &str, prompt: &str, max_tokens: u32, scope: &str) -> Result<Completed> {
+pub fn complete(
+    api: SocketAddr,
+    model: &str,
+    prompt: &str,
+    max_tokens: u32,
+    scope: &str,
+) -> Result<Completed> {
     let response = ureq::post(&format!("http://{api}/v1/completions"))
         .config()
         .http_status_as_error(false)
         .build()
         .header("x-substrate-scope", scope)
-        .send_json(json!({ "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0 }))?;
+        .send_json(
+            json!({ "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0 }),
+        )?;
     let status = response.status();
     let completed = Completed {
         job: header(&response, "x-substrate-job"),
@@ -194,7 +238,10 @@ pub fn complete(api: SocketAddr, model: &str, prompt: &str, max_tokens: u32, sco
     if !status.is_success() {
         bail!("{status}: {text}");
     }
-    Ok(Completed { body: serde_json::from_str(&text)?, ..completed })
+    Ok(Completed {
+        body: serde_json::from_str(&text)?,
+        ..completed
+    })
 }
 
 /// A finished completion.

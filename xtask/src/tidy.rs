@@ -13,7 +13,10 @@ const MAX_LINES: usize = 800;
 const EMPTY_NAMES: [&str; 6] = ["manager", "helper", "helpers", "utils", "common", "core"];
 
 /// Files that may hold `unsafe`: the walls, and the one file that calls llama.cpp.
-const UNSAFE_HOMES: [&str; 2] = ["crates/substrate-sandbox/", "crates/substrate-worker/src/ffi.rs"];
+const UNSAFE_HOMES: [&str; 2] = [
+    "crates/substrate-sandbox/",
+    "crates/substrate-worker/src/ffi.rs",
+];
 
 /// Fails with every offence found, each with its file and line.
 pub fn check() -> Result<()> {
@@ -23,7 +26,11 @@ pub fn check() -> Result<()> {
         offences.extend(offences_in(&file, &text));
     }
     if !offences.is_empty() {
-        bail!("{} tidy offences:\n  {}", offences.len(), offences.join("\n  "));
+        bail!(
+            "{} tidy offences:\n  {}",
+            offences.len(),
+            offences.join("\n  ")
+        );
     }
     Ok(())
 }
@@ -33,23 +40,35 @@ fn offences_in(file: &Path, text: &str) -> Vec<String> {
     let mut offences = Vec::new();
     let product = product_lines(text);
     if product.len() > MAX_LINES {
-        offences.push(format!("{name}: {} lines, split it (limit {MAX_LINES})", product.len()));
+        offences.push(format!(
+            "{name}: {} lines, split it (limit {MAX_LINES})",
+            product.len()
+        ));
     }
     if !text.trim_start().starts_with("//!") && !is_generated(file) {
         offences.push(format!("{name}:1: does not open with a `//!` sentence"));
     }
-    if file.file_stem().is_some_and(|stem| EMPTY_NAMES.contains(&stem.to_string_lossy().as_ref())) {
-        offences.push(format!("{name}: the name says nothing about what it is for"));
+    if file
+        .file_stem()
+        .is_some_and(|stem| EMPTY_NAMES.contains(&stem.to_string_lossy().as_ref()))
+    {
+        offences.push(format!(
+            "{name}: the name says nothing about what it is for"
+        ));
     }
     for (index, line) in product.iter().enumerate() {
-        offences.extend(offence_in_line(file, line).map(|what| format!("{name}:{}: {what}", index + 1)));
+        offences.extend(
+            offence_in_line(file, line).map(|what| format!("{name}:{}: {what}", index + 1)),
+        );
     }
     offences
 }
 
 /// The lines before the file's own tests.
 fn product_lines(text: &str) -> Vec<&str> {
-    text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).collect()
+    text.lines()
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .collect()
 }
 
 fn offence_in_line(file: &Path, line: &str) -> Option<&'static str> {
@@ -59,26 +78,44 @@ fn offence_in_line(file: &Path, line: &str) -> Option<&'static str> {
     if code.contains("unbounded_channel") || code.contains("mpsc::unbounded") {
         return Some("an unbounded channel");
     }
-    if in_product && ["todo!(", "unimplemented!("].iter().any(|word| code.contains(word)) {
+    if in_product
+        && ["todo!(", "unimplemented!("]
+            .iter()
+            .any(|word| code.contains(word))
+    {
         return Some("unfinished code");
     }
-    let opens_unsafe = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
-    if opens_unsafe && !path.starts_with("xtask/") && !UNSAFE_HOMES.iter().any(|home| path.starts_with(home)) {
+    let opens_unsafe =
+        code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
+    if opens_unsafe
+        && !path.starts_with("xtask/")
+        && !UNSAFE_HOMES.iter().any(|home| path.starts_with(home))
+    {
         return Some("`unsafe` outside its homes");
     }
     None
 }
 
 fn is_generated(file: &Path) -> bool {
-    file.components().any(|part| part.as_os_str() == "generated")
+    file.components()
+        .any(|part| part.as_os_str() == "generated")
 }
 
 /// Every Rust source under version control or about to be.
 fn sources() -> Result<Vec<PathBuf>> {
     let listed = sh::output(sh::command("git").args([
-        "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.rs",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+        "*.rs",
     ]))?;
-    Ok(listed.lines().map(PathBuf::from).filter(|path| sh::root().join(path).exists()).collect())
+    Ok(listed
+        .lines()
+        .map(PathBuf::from)
+        .filter(|path| sh::root().join(path).exists())
+        .collect())
 }
 
 #[cfg(test)]
@@ -109,7 +146,8 @@ mod tests {
 
     #[test]
     fn comments_and_tests_are_free() {
-        let text = "//! A file.\n// unsafe { in a comment }\n#[cfg(test)]\nmod tests { unsafe { x() } }\n";
+        let text =
+            "//! A file.\n// unsafe { in a comment }\n#[cfg(test)]\nmod tests { unsafe { x() } }\n";
         assert!(check("crates/substrate/src/a.rs", text).is_empty());
     }
 }

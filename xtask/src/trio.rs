@@ -46,7 +46,13 @@ impl Trio {
     ///
     /// # Errors
     /// As [`Trio::start`].
-    pub fn start_with(bin: &Path, folder: &Path, model: &Path, holders: Holders, configure: impl Fn(Node) -> Node) -> Result<Self> {
+    pub fn start_with(
+        bin: &Path,
+        folder: &Path,
+        model: &Path,
+        holders: Holders,
+        configure: impl Fn(Node) -> Node,
+    ) -> Result<Self> {
         let make = |name| Node::create(bin, folder, name).map(&configure);
         let mut a = make("a")?;
         found(&a, model, holders)?;
@@ -68,27 +74,41 @@ impl Trio {
     /// # Errors
     /// They cannot within the deadline.
     pub fn wait_until_seen(&self) -> Result<()> {
-        self.a.wait_for("both guests offering the model", SEEN, |a| {
-            let peers = a.json(&["peers"])?;
-            let peers = peers["peers"].as_array().context("no list of peers")?;
-            let offering = peers.iter().filter(|peer| {
-                peer["connected"] == true && peer["models"].as_array().is_some_and(|models| !models.is_empty())
-            });
-            Ok(offering.count() >= 2)
-        })
+        self.a
+            .wait_for("both guests offering the model", SEEN, |a| {
+                let peers = a.json(&["peers"])?;
+                let peers = peers["peers"].as_array().context("no list of peers")?;
+                let offering = peers.iter().filter(|peer| {
+                    peer["connected"] == true
+                        && peer["models"]
+                            .as_array()
+                            .is_some_and(|models| !models.is_empty())
+                });
+                Ok(offering.count() >= 2)
+            })
     }
 
     /// The guest with this key.
     ///
     /// # Errors
     /// It is neither.
-    pub fn guest(&mut self, key: &str) -> Result<&mut Node> {
-        for guest in [&mut self.b, &mut self.c] {
+    pub fn guest(&self, key: &str) -> Result<&Node> {
+        for guest in [&self.b, &self.c] {
             if id(guest)? == key {
                 return Ok(guest);
             }
         }
         bail!("{key} is no guest")
+    }
+
+    /// The guest with this key, to be killed or started.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn guest_mut(&mut self, key: &str) -> Result<&mut Node> {
+        let is_b = id(&self.b)? == key;
+        self.guest(key)?;
+        Ok(if is_b { &mut self.b } else { &mut self.c })
     }
 }
 
@@ -139,7 +159,9 @@ pub fn import(node: &Node, model: &Path, more: &[&str]) -> Result<()> {
 /// # Panics
 /// `SUBSTRATE_TEST_BIN` is not set: a test that silently skipped would prove nothing.
 pub fn test_bin() -> std::path::PathBuf {
-    std::env::var_os("SUBSTRATE_TEST_BIN").expect("SUBSTRATE_TEST_BIN names the folder that `cargo xtask stage` prints").into()
+    std::env::var_os("SUBSTRATE_TEST_BIN")
+        .expect("SUBSTRATE_TEST_BIN names the folder that `cargo xtask stage` prints")
+        .into()
 }
 
 /// Where tests find the demo model.
@@ -147,5 +169,7 @@ pub fn test_bin() -> std::path::PathBuf {
 /// # Panics
 /// `SUBSTRATE_TEST_MODEL` is not set.
 pub fn test_model() -> std::path::PathBuf {
-    std::env::var_os("SUBSTRATE_TEST_MODEL").expect("SUBSTRATE_TEST_MODEL names the file that `cargo xtask model` prints").into()
+    std::env::var_os("SUBSTRATE_TEST_MODEL")
+        .expect("SUBSTRATE_TEST_MODEL names the file that `cargo xtask model` prints")
+        .into()
 }

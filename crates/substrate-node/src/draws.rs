@@ -27,6 +27,7 @@ impl Draws {
     }
 
     /// True once in `n` draws.
+    #[cfg(any(test, feature = "sim"))]
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

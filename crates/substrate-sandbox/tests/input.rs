@@ -155,6 +155,11 @@ fn fields_that_do_not_belong_are_refused() {
     let with = |head: u8, rest: &[u8]| [&[head][..], &text, rest].concat();
     refused(&[0xa0], "unexpected field 1 in input");
     refused(&[0xa1, 3, 0x60], "unexpected field 3 in input");
+    // The last label there is, then any other: found by fuzzing, the error itself overflowed.
+    refused(
+        &[&[0xa8, 0x1b][..], &[0xff; 8], &[0]].concat(),
+        "unexpected field 18446744073709551615 in input",
+    );
     refused(&with(0xa2, &[7, 0x60]), "unexpected field 7 in input");
     refused(&with(0xa2, &[2, 0x60]), "unexpected field 2 in input");
     refused(

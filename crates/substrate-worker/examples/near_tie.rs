@@ -19,7 +19,8 @@ fn main() {
         n_ctx: MAX_BATCH as u32,
         threads: 1,
         batch_threads: 1,
-        pool: 2,
+        pool: 1,
+        flash_attention: true,
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
     let mut shifts = Vec::new();

@@ -1,35 +1,49 @@
-//! Prefill and decode of the engine, in-process and unsealed, beside the bare decode loop.
+//! Decode of whole answers, in-process and unsealed, beside llama.cpp's bare decode of the same ids.
 //!
-//! `cargo run -p substrate-worker --example throughput -- MODEL [THREADS] [ROUNDS]`
+//! `cargo run -p substrate-worker --example throughput -- MODEL [THREADS] [ROUNDS] [plain]`
+//!
+//! Each round runs an answer and then feeds its ids to `llama_decode` alone; the ratio of the two
+//! is what sampling, text and bookkeeping cost. The rounds are interleaved; the median is printed.
 
 use std::time::Instant;
 
 use substrate_sandbox::wire::{Input, Prepare, Sampler};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
+use substrate_worker::near_tie::percentile;
 use substrate_worker::sequence::Step;
 
 /// Tokens per measured answer.
 const TOKENS: u32 = 128;
+/// What is continued.
+const PROMPT: &str = "Once upon a time";
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let model = arguments
         .next()
-        .expect("usage: throughput MODEL [THREADS] [ROUNDS]");
+        .expect("usage: throughput MODEL [THREADS] [ROUNDS] [plain]");
     let mut number = |default| {
         arguments
             .next()
             .map_or(default, |n| n.parse().expect("a number"))
     };
-    let (threads, rounds): (u32, u32) = (number(2), number(3));
+    let (threads, rounds): (u32, u32) = (number(2), number(5));
+    let flash_attention = arguments.next().is_none_or(|kind| kind != "plain");
     let options = LoadOptions {
         n_ctx: 2048,
         threads,
         batch_threads: threads,
         pool: threads,
+        flash_attention,
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
+    let (prefill, decode) = engine.bench(512, TOKENS).expect("the engine runs");
+    println!(
+        "prefill 512: {:.1} tok/s, decode after it: {:.1} tok/s",
+        prefill as f64 / 1e3,
+        decode as f64 / 1e3
+    );
     let argmax = Sampler {
         temperature: 0,
         top_k: 0,
@@ -54,38 +68,68 @@ fn main() {
         repeat: 1_100_000,
         ..open
     };
-    for round in 0..rounds {
-        let (prefill, decode) = engine.bench(512, TOKENS).expect("the engine runs");
-        let [prefill, decode] = [prefill, decode].map(|rate| rate as f64 / 1000.0);
-        let rates = [argmax, open, usual].map(|sampler| rate(&mut engine, sampler));
-        println!("round {round}: prefill {prefill:.1}, bare decode {decode:.1} tok/s");
-        for (name, rate) in ["argmax", "open", "usual"].iter().zip(rates) {
-            println!(
-                "  answer, {name}: {rate:.1} tok/s, {:.3} of bare decode",
-                rate / decode
-            );
+    let nucleus = Sampler {
+        top_p: 950_000,
+        top_logprobs: Some(5),
+        ..open
+    };
+    for (name, sampler) in [
+        ("argmax", argmax),
+        ("open", open),
+        ("usual", usual),
+        ("nucleus, logprobs", nucleus),
+    ] {
+        let (mut answers, mut ratios) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let (ids, answer) = answer(&mut engine, sampler);
+            let bare = bare(&mut engine, &ids);
+            answers.push(answer);
+            ratios.push(answer / bare);
         }
+        let [rate, ratio] = [&mut answers, &mut ratios].map(|values| percentile(values, 500));
+        println!("{name}: {rate:.1} tok/s, {ratio:.3} of bare decode");
     }
 }
 
-fn rate(engine: &mut Engine, sampler: Sampler) -> f64 {
+/// Ids and tokens per second of an answer, from its second token on.
+fn answer(engine: &mut Engine, sampler: Sampler) -> (Vec<u32>, f64) {
     let job = Prepare {
         seq: 1,
-        input: Input::text("Once upon a time", false)
-            .to_cbor_bytes()
-            .expect("sound"),
+        input: Input::text(PROMPT, false).to_cbor_bytes().expect("sound"),
         sampler,
         seed: [1; 32],
         resume: Vec::new(),
         max_tokens: TOKENS,
     };
     let mut sequence = engine.prepare(&job).expect("sound");
-    let (mut start, mut count) = (Instant::now(), 0);
-    let ran = engine.run(&mut sequence, |step| match step {
-        Step::Token(_) if count == 0 => (start, count) = (Instant::now(), 1),
-        Step::Token(_) => count += 1,
-        _ => {}
+    let (mut start, mut ids) = (Instant::now(), Vec::new());
+    let ran = engine.run(&mut sequence, |step| {
+        if let Step::Token(token) = step {
+            if ids.is_empty() {
+                start = Instant::now();
+            }
+            ids.push(token.id);
+        }
     });
     ran.expect("the engine runs");
-    f64::from(count - 1) / start.elapsed().as_secs_f64()
+    let rate = (ids.len() - 1) as f64 / start.elapsed().as_secs_f64();
+    (ids, rate)
+}
+
+/// Tokens per second of decoding the same ids and doing nothing else.
+fn bare(engine: &mut Engine, ids: &[u32]) -> f64 {
+    let prompt = engine
+        .model()
+        .tokenize(PROMPT.as_bytes(), true, false)
+        .expect("it tokenizes");
+    let context = engine.context();
+    context.forget();
+    context.decode(&prompt).expect("it decodes");
+    let start = Instant::now();
+    for &id in &ids[..ids.len() - 1] {
+        context.decode(&[id]).expect("it decodes");
+    }
+    // The decode is done when its logits can be read.
+    context.logits().expect("logits");
+    (ids.len() - 1) as f64 / start.elapsed().as_secs_f64()
 }

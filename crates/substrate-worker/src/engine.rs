@@ -41,6 +41,9 @@ pub struct LoadOptions {
     pub batch_threads: u32,
     /// Threads in the pool: the most the two above can ever be raised to.
     pub pool: u32,
+    /// Whether llama.cpp may fuse attention, as it does by default. Fused attention needs far less
+    /// memory in long contexts; plain attention rounds alike in every build of the same source.
+    pub flash_attention: bool,
 }
 
 /// A loaded model, its context and its chat template.
@@ -65,7 +68,13 @@ impl Engine {
             return Err(Refusal::new(Failure::Unsupported, detail));
         }
         let pool = options.pool.max(options.threads).max(options.batch_threads);
-        let mut context = Context::new(model.clone(), options.n_ctx, pool, interrupt)?;
+        let mut context = Context::new(
+            model.clone(),
+            options.n_ctx,
+            pool,
+            options.flash_attention,
+            interrupt,
+        )?;
         context.set_threads(options.threads, options.batch_threads);
         warm_up(&mut context)?;
         let template = compile_template(&model);

@@ -6,6 +6,8 @@
 //! quote a prompt and is dropped except for the last error while a model loads.
 #![allow(unsafe_code)]
 
+pub mod allocator;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -427,10 +429,12 @@ unsafe impl Send for Context {}
 
 impl Context {
     /// Makes a context of `n_ctx` tokens (0: as trained) over a pool of `pool_size` threads.
+    /// `flash_attention` leaves the choice to llama.cpp; without it the plain kernels are used.
     pub fn new(
         model: Arc<Model>,
         n_ctx: u32,
         pool_size: u32,
+        flash_attention: bool,
         interrupt: Interrupt,
     ) -> Result<Context, EngineError> {
         let pool_size = pool_size.clamp(1, MAX_THREADS);
@@ -445,6 +449,9 @@ impl Context {
                 params.n_threads = pool_size as i32;
                 params.n_threads_batch = pool_size as i32;
                 params.no_perf = true;
+                if !flash_attention {
+                    params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+                }
                 params.abort_callback = Some(on_abort_poll);
                 params.abort_callback_data = Arc::as_ptr(&interrupt.0).cast_mut().cast();
                 context_init(model.raw.as_ptr(), params)

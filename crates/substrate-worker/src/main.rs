@@ -9,7 +9,12 @@ use std::process::exit;
 use substrate_sandbox::seal;
 use substrate_sandbox::wire::{self, Failure, FromWorker};
 use substrate_worker::engine;
-use substrate_worker::serve::{Place, serve};
+use substrate_worker::ffi::allocator::{self, Budgeted};
+use substrate_worker::serve::{Place, last_words, serve};
+
+/// Bounds what a chat template can build.
+#[global_allocator]
+static ALLOCATOR: Budgeted = Budgeted;
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("--version") {
@@ -32,6 +37,11 @@ fn main() {
     };
     // Never closed: after the second seal `close` is a crime.
     let pipe: &'static File = Box::leak(Box::new(pipe));
+    allocator::on_spent(move || {
+        let mut pipe = pipe;
+        let _ = wire::write(&mut pipe, &last_words());
+        exit(3)
+    });
     exit(live(pipe, pool));
 }
 

@@ -12,7 +12,10 @@ use crate::ffi::{EngineError, MAX_BATCH};
 use crate::sampler::top_two;
 
 /// 99.9th percentile of |Δ(l₁ − l₂)| between prefill and decode, in logits.
-pub const MEASURED_P999: f64 = 0.5;
+///
+/// Measured with SmolLM2-135M Q4_1 on AVX2 over 10,731 positions in batches of 511: median 0.077,
+/// p99 0.407, p99.9 0.605, largest 0.747.
+pub const MEASURED_P999: f64 = 0.6052;
 
 /// A gap up to this is a near-tie.
 pub const NEAR_TIE: f64 = 2.0 * MEASURED_P999;

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use substrate_sandbox::wire::{self, Failure, FromWorker, Input, Load, Prepare, ToWorker};
 
@@ -22,6 +23,20 @@ use crate::sequence::{Sequence, Step, Token};
 
 /// Sequences that may wait prepared: each holds its prompt's ids.
 const MAX_PREPARED: usize = 64;
+
+/// The sequence whose template is being rendered, plus one; 0 is none.
+static RENDERING: AtomicU64 = AtomicU64::new(0);
+
+/// What to tell the daemon when a template has spent its memory: the program's last words.
+pub fn last_words() -> FromWorker {
+    let detail = "the chat template takes too much memory".into();
+    let seq = RENDERING.load(Ordering::Relaxed).checked_sub(1);
+    FromWorker::Failed {
+        seq,
+        why: Failure::BadTemplate,
+        detail,
+    }
+}
 
 /// Where the worker runs.
 pub struct Place<S> {
@@ -96,6 +111,7 @@ where
         threads,
         batch_threads,
         pool: place.pool,
+        flash_attention: true,
     };
     let engine = match Engine::load(&place.model, &options, interrupt) {
         Ok(engine) => engine,
@@ -179,6 +195,7 @@ impl<W: Write> Worker<W> {
 
     fn on_prepare(&mut self, mut job: Prepare) -> io::Result<()> {
         let seq = job.seq;
+        RENDERING.store(seq.wrapping_add(1), Ordering::Relaxed);
         let prepared = self.prepare(&job);
         zeroize::Zeroize::zeroize(&mut job.input);
         zeroize::Zeroize::zeroize(&mut job.resume);
@@ -246,6 +263,7 @@ impl<W: Write> Worker<W> {
     }
 
     fn on_render(&mut self, seq: u64, mut input: Vec<u8>) -> io::Result<()> {
+        RENDERING.store(seq.wrapping_add(1), Ordering::Relaxed);
         let rendered = Input::from_cbor_bytes(&input)
             .map_err(Refusal::from)
             .and_then(|mut parsed| {

@@ -15,6 +15,7 @@ use substrate_sandbox::wire::Message;
 use zeroize::Zeroizing;
 
 use crate::conversation::{Conversation, json_to_value};
+use crate::ffi::allocator;
 use crate::json::{self, Layout};
 use crate::strftime::strftime;
 
@@ -25,6 +26,8 @@ const STEPS: u64 = 400_000;
 const STEPS_PER_MESSAGE: u64 = 4_000;
 /// The longest rendered prompt: the longest input (8 MiB) and its markers.
 const MAX_RENDERED: usize = 12 * 1024 * 1024;
+/// Memory a template may allocate in all, freed or not: a hundred times the longest input.
+const MEMORY: usize = 1 << 30;
 /// The one template of the environment.
 const NAME: &str = "chat_template";
 
@@ -121,7 +124,8 @@ impl Template {
             bytes: Zeroizing::new(Vec::with_capacity(room)),
             full: false,
         };
-        let rendered = template.render_captured_to(context, &mut output).map(drop);
+        let render = || template.render_captured_to(context, &mut output).map(drop);
+        let rendered = allocator::within(MEMORY, render);
         match rendered {
             _ if output.full => Err(TemplateError::TooMuchOutput),
             Ok(()) => Ok(output.bytes),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use substrate_sandbox::launch::{Wall, WallSpec};
-use substrate_sandbox::wire::{FromWorker, ToWorker};
+use substrate_sandbox::wire::{Failure, FromWorker, ToWorker};
 use support::{Client, greedy, job, model, user};
 
 /// Who the worker is when the tests run as root.
@@ -77,4 +77,48 @@ fn a_sealed_worker_answers() {
         .wait_at_most(support::PATIENCE)
         .expect("it can be waited for");
     assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
+}
+
+/// The real model's file with another chat template of the same length.
+fn with_template(name: &str, template: &str) -> PathBuf {
+    let mut bytes = std::fs::read(model()).expect("the test model reads");
+    let key = b"tokenizer.chat_template";
+    let at = bytes
+        .windows(key.len())
+        .position(|window| window == key)
+        .expect("the key")
+        + key.len();
+    let length =
+        u64::from_le_bytes(bytes[at + 4..at + 12].try_into().expect("eight bytes")) as usize;
+    let padded = format!("{template:<length$}");
+    assert_eq!(padded.len(), length, "the template is too long");
+    bytes[at + 12..at + 12 + length].copy_from_slice(padded.as_bytes());
+    let path = std::env::temp_dir().join(format!("substrate-{name}-{}.gguf", std::process::id()));
+    std::fs::write(&path, bytes).expect("it writes");
+    path
+}
+
+#[test]
+fn a_template_that_explodes_is_refused_with_a_word() {
+    // Doubles a string 40 times: 200 steps, no output, a terabyte. Harmless in the trial runs.
+    let bomb = "{% set n = namespace(x='xx') %}{% if messages[0].content == 'boom' %}\
+        {% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{% endif %}ok";
+    let path = with_template("bomb", bomb);
+    let mut worker = Wall::spawn(spec(&path)).expect("the wall stands");
+    let mut client = Client::over(worker.take_pipe().expect("a pipe"));
+    assert!(matches!(client.next(), FromWorker::Sealed { stage: 1, .. }));
+    client.load(512);
+    client.prepare(job(1, &user("fine"), greedy(), 1));
+    client.send(ToWorker::Prepare(job(2, &user("boom"), greedy(), 1)));
+    match client.next() {
+        FromWorker::Failed {
+            seq: Some(2), why, ..
+        } => assert_eq!(why, Failure::BadTemplate),
+        other => panic!("not refused: {other:?}"),
+    }
+    let exit = worker
+        .wait_at_most(support::PATIENCE)
+        .expect("it can be waited for");
+    assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
+    std::fs::remove_file(path).expect("it can be removed");
 }

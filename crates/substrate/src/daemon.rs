@@ -22,12 +22,14 @@ mod road;
 pub mod session;
 mod settings;
 mod shelf;
+mod threads;
 pub mod start;
 mod views;
 mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
@@ -48,6 +50,11 @@ use crate::store::Store;
 pub use start::worker_path;
 
 use life::Ending;
+
+/// How long the mesh may take to get its ports back from the network it just left.
+const REBIND_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two tries.
+const REBIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a daemon is started; what is absent comes from the settings file.
 #[derive(Debug, Clone)]
@@ -82,16 +89,21 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     home.prepare()?;
     let _lock = DaemonLock::take(&home)?;
     let config = Config::load(&home)?;
-    let opened = Opened::open(&home, &config)?;
+    let mut opened = Opened::open(&home, &config)?;
     let (door, mut calls) = Door::new();
     let stop = CancellationToken::new();
     let (desks, desk) = watch::channel(Arc::new(opened.desk(&home)?));
     let listeners = listeners(&options, &config).await?;
+    opened.api = listeners.iter().map(|(_, bound)| *bound).collect();
     let socket = grpc::bind(&home.socket()?).await?;
     let keys = api_keys(&config);
     let mut served = tokio::task::JoinSet::new();
     for listener in listeners {
-        served.spawn(http::serve(listener.0, http_state(&door, &keys, &config, listener.1, desk.clone()), stop.clone()));
+        served.spawn(http::serve(
+            listener.0,
+            http_state(&door, &keys, &config, listener.1, desk.clone()),
+            stop.clone(),
+        ));
     }
     let stopped = stop.clone().cancelled_owned();
     served.spawn(async move {
@@ -100,18 +112,47 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         }
     });
     watch_signals(stop.clone());
+    let mut life = start::life(
+        &options,
+        &opened,
+        desks.borrow().clone(),
+        stop.child_token(),
+    )
+    .await?;
     loop {
-        let life = start::life(&options, &opened, desks.borrow().clone(), stop.child_token()).await?;
         let (ending, inbox) = life.run(calls).await;
-        calls = inbox;
-        if ending == Ending::Stopped {
+        let Ending::Moved(arrival) = ending else {
             break;
-        }
-        desks.send_replace(Arc::new(opened.desk(&home)?));
+        };
+        calls = inbox;
+        let desk = Arc::new(opened.desk(&home)?);
+        desks.send_replace(desk.clone());
+        life = start_again(&options, &opened, &desk, &stop).await?;
+        // An asker that went away sees the network by itself.
+        let _ = arrival.reply.send(Ok(arrival.network));
     }
     stop.cancel();
     while served.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Starts the next life on the ports of the last. The system may take a moment to give them back.
+async fn start_again(
+    options: &DaemonOptions,
+    opened: &Opened,
+    desk: &Arc<Desk>,
+    stop: &CancellationToken,
+) -> anyhow::Result<start::Ready> {
+    let deadline = Instant::now() + REBIND_DEADLINE;
+    loop {
+        match start::life(options, opened, desk.clone(), stop.child_token()).await {
+            Err(error) if Instant::now() < deadline => {
+                tracing::debug!(%error, "the mesh does not start yet")
+            }
+            started => return started,
+        }
+        tokio::time::sleep(REBIND_PAUSE).await;
+    }
 }
 
 /// What stays open when the network changes.
@@ -120,6 +161,8 @@ pub struct Opened {
     blobs: Blobs,
     device: Arc<DeviceKey>,
     pool: pool::Pool,
+    api: Vec<SocketAddr>,
+    started: Instant,
 }
 
 impl Opened {
@@ -128,25 +171,45 @@ impl Opened {
         let store = Store::open(&home.store())?;
         let blobs = Blobs::open(&home.blobs())?;
         let pool = start::pool(home, config, blobs.clone())?;
-        Ok(Self { store, blobs, device, pool })
+        Ok(Self {
+            store,
+            blobs,
+            device,
+            pool,
+            api: Vec::new(),
+            started: Instant::now(),
+        })
     }
 
     fn desk(&self, home: &Home) -> anyhow::Result<Desk> {
         let inspect = Arc::new(pool::WalledInspector::new(self.pool.clone()));
-        Desk::new(home.clone(), self.store.clone(), self.blobs.clone(), self.device.clone(), inspect)
+        Desk::new(
+            home.clone(),
+            self.store.clone(),
+            self.blobs.clone(),
+            self.device.clone(),
+            inspect,
+        )
     }
 }
 
 /// A worker's wall maps it to the daemon's own user, which must not be root.
 fn refuse_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
-        bail!("the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, for example `sudo -u nobody env SUBSTRATE_HOME=/var/lib/substrate substrate serve`");
+        bail!(
+            "the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, for example `sudo -u nobody env SUBSTRATE_HOME=/var/lib/substrate substrate serve`"
+        );
     }
     Ok(())
 }
 
-async fn listeners(options: &DaemonOptions, config: &Config) -> anyhow::Result<Vec<(TcpListener, SocketAddr)>> {
-    let addrs = options.api.map_or_else(|| config.api.listen.clone(), |api| vec![api]);
+async fn listeners(
+    options: &DaemonOptions,
+    config: &Config,
+) -> anyhow::Result<Vec<(TcpListener, SocketAddr)>> {
+    let addrs = options
+        .api
+        .map_or_else(|| config.api.listen.clone(), |api| vec![api]);
     let keys = api_keys(config);
     let mut listeners = Vec::with_capacity(addrs.len());
     for addr in addrs {
@@ -165,14 +228,20 @@ fn api_keys(config: &Config) -> ApiKeys {
         name: key.name.clone(),
         sha256: key.sha256,
         scope: key.scope.into(),
-        admin: false,
+        admin: key.admin,
         per_minute: key.per_minute,
         concurrent: key.concurrent,
     });
     ApiKeys::new(keys.collect())
 }
 
-fn http_state(door: &Door, keys: &ApiKeys, config: &Config, bound: SocketAddr, desk: watch::Receiver<Arc<Desk>>) -> HttpState {
+fn http_state(
+    door: &Door,
+    keys: &ApiKeys,
+    config: &Config,
+    bound: SocketAddr,
+    desk: watch::Receiver<Arc<Desk>>,
+) -> HttpState {
     HttpState {
         door: door.clone(),
         keys: keys.clone(),
@@ -188,13 +257,14 @@ fn http_state(door: &Door, keys: &ApiKeys, config: &Config, bound: SocketAddr, d
 
 fn watch_signals(stop: CancellationToken) {
     tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(error) => {
-                tracing::error!(%error, "no handler for SIGTERM");
-                return;
-            }
-        };
+        let mut terminate =
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(terminate) => terminate,
+                Err(error) => {
+                    tracing::error!(%error, "no handler for SIGTERM");
+                    return;
+                }
+            };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}

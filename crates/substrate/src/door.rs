@@ -442,36 +442,73 @@ pub struct Status {
 }
 
 /// A question to the daemon's loop. `reply` is dropped if the daemon stops first.
-#[expect(missing_docs, reason = "the fields are the arguments the variant's sentence names")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the arguments the variant's sentence names"
+)]
 pub enum Call {
     /// Take a job.
-    Submit { ask: Box<Ask>, reply: oneshot::Sender<Result<JobStream, AskError>> },
+    Submit {
+        ask: Box<Ask>,
+        reply: oneshot::Sender<Result<JobStream, AskError>>,
+    },
     /// Cancel a job by id.
-    Cancel { job: JobId, reply: oneshot::Sender<bool> },
+    Cancel {
+        job: JobId,
+        reply: oneshot::Sender<bool>,
+    },
     /// Models usable now in a scope, own first.
-    Models { scope: Scope, reply: oneshot::Sender<Vec<ModelView>> },
+    Models {
+        scope: Scope,
+        reply: oneshot::Sender<Vec<ModelView>>,
+    },
     /// Live and recent jobs.
-    Jobs { reply: oneshot::Sender<Vec<JobView>> },
+    Jobs {
+        reply: oneshot::Sender<Vec<JobView>>,
+    },
     /// Loaded workers.
-    Workers { reply: oneshot::Sender<Vec<WorkerView>> },
+    Workers {
+        reply: oneshot::Sender<Vec<WorkerView>>,
+    },
     /// Set the keep-alive of a model's worker; 0 unloads it, negative = for ever. `false` = not loaded.
-    KeepAlive { model: String, seconds: i64, reply: oneshot::Sender<bool> },
+    KeepAlive {
+        model: String,
+        seconds: i64,
+        reply: oneshot::Sender<bool>,
+    },
     /// Load a model without a prompt (Ollama's empty prompt).
-    Load { model: String, reply: oneshot::Sender<Result<(), AskError>> },
+    Load {
+        model: String,
+        reply: oneshot::Sender<Result<(), AskError>>,
+    },
     /// Nodes in sight.
-    Peers { reply: oneshot::Sender<Vec<PeerView>> },
+    Peers {
+        reply: oneshot::Sender<Vec<PeerView>>,
+    },
     /// State of the daemon.
     Status { reply: oneshot::Sender<Status> },
     /// The model list on disk changed (import, pull, rm, copy): read it again.
     ModelsChanged { reply: oneshot::Sender<()> },
     /// The settings file or the circles changed: read them again.
-    SettingsChanged { reply: oneshot::Sender<Result<(), String>> },
+    SettingsChanged {
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// Join by an invite code; answers with the network's name.
-    Join { code: String, reply: oneshot::Sender<Result<String, String>> },
+    Join {
+        code: String,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
     /// Make an invite (its secret is kept hashed, single use).
-    Invite { circle: String, valid_ms: u64, reply: oneshot::Sender<Result<String, String>> },
+    Invite {
+        circle: String,
+        valid_ms: u64,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
     /// Run the benchmark of a model again; (prefill, decode) in millitokens per second.
-    Bench { model: String, reply: oneshot::Sender<Result<(u64, u64), AskError>> },
+    Bench {
+        model: String,
+        reply: oneshot::Sender<Result<(u64, u64), AskError>>,
+    },
     /// Finish or hand over what runs, then stop.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -495,7 +532,10 @@ impl Door {
     }
 
     /// Makes one call: `door.call(|reply| Call::Peers { reply }).await?`.
-    pub async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, DoorClosed> {
+    pub async fn call<T>(
+        &self,
+        call: impl FnOnce(oneshot::Sender<T>) -> Call,
+    ) -> Result<T, DoorClosed> {
         let (reply, answer) = oneshot::channel();
         self.calls.send(call(reply)).await.map_err(|_| DoorClosed)?;
         answer.await.map_err(|_| DoorClosed)

@@ -25,13 +25,13 @@ fn an_answer_survives_the_death_the_silence_and_the_crash_of_its_node() -> Resul
     let unbroken = ask(&trio, |_| Ok(()))?;
 
     // A worker that crashes: its node gives the job back.
-    let worker = ask_and_break(&trio, |trio, node| signal_worker(guest(trio, node)?, "KILL"))?;
+    let worker = ask_and_break(&trio, |trio, node| signal_worker(trio.guest(node)?, "KILL"))?;
     goes_on(&worker, &unbroken);
 
     // Silence: the node stands still without closing anything, as behind a cut cable.
     let mut silenced = None;
     let silent = ask_and_break(&trio, |trio, node| {
-        let pid = guest(trio, node)?.pid().context("it runs")?;
+        let pid = trio.guest(node)?.pid().context("it runs")?;
         signal(pid, "STOP")?;
         silenced = Some(pid);
         Ok(())
@@ -43,7 +43,7 @@ fn an_answer_survives_the_death_the_silence_and_the_crash_of_its_node() -> Resul
     // Death.
     let dead = std::cell::Cell::new(None);
     let killed = ask_and_break(&trio, |trio, node| {
-        let pid = guest(trio, node)?.pid().context("it runs")?;
+        let pid = trio.guest(node)?.pid().context("it runs")?;
         dead.set(Some(node.to_owned()));
         signal(pid, "KILL")
     })?;
@@ -51,8 +51,11 @@ fn an_answer_survives_the_death_the_silence_and_the_crash_of_its_node() -> Resul
     let died = dead.take().context("a node was killed")?;
     assert_ne!(killed.substrate["node"].as_str(), Some(died.as_str()));
     let story = trio.a.cli(&["receipts", "show", &killed.job])?;
-    assert!(story.contains("accepted, then vanished"), "the first attempt is told: {story}");
-    trio.guest(&died)?.kill()?;
+    assert!(
+        story.contains("accepted, then vanished"),
+        "the first attempt is told: {story}"
+    );
+    trio.guest_mut(&died)?.kill()?;
     Ok(())
 }
 
@@ -63,7 +66,10 @@ fn ask(trio: &Trio, mut on_piece: impl FnMut(&Answer) -> Result<()>) -> Result<A
 }
 
 /// Breaks the answering node once, after [`BREAK_AFTER`] pieces.
-fn ask_and_break(trio: &Trio, mut break_it: impl FnMut(&Trio, &str) -> Result<()>) -> Result<Answer> {
+fn ask_and_break(
+    trio: &Trio,
+    mut break_it: impl FnMut(&Trio, &str) -> Result<()>,
+) -> Result<Answer> {
     let mut broken = false;
     ask(trio, |answer| {
         if broken || answer.times.len() < BREAK_AFTER {
@@ -75,28 +81,53 @@ fn ask_and_break(trio: &Trio, mut break_it: impl FnMut(&Trio, &str) -> Result<()
 }
 
 fn goes_on(broken: &Answer, unbroken: &Answer) {
-    assert!(broken.longest_gap() < LONGEST_GAP, "the longest silence was {:?}", broken.longest_gap());
-    assert_eq!(broken.substrate["attempts"].as_u64().unwrap_or_default(), 2, "{}", broken.substrate);
+    assert!(
+        broken.longest_gap() < LONGEST_GAP,
+        "the longest silence was {:?}",
+        broken.longest_gap()
+    );
+    assert_eq!(
+        broken.substrate["attempts"].as_u64().unwrap_or_default(),
+        2,
+        "{}",
+        broken.substrate
+    );
     // Nothing is repeated and nothing is missing at the seam: up to a near-tie the texts are one.
     let same = common_prefix(&broken.text, &unbroken.text);
-    let before: usize = unbroken.text.len().min(broken.text.len()) * BREAK_AFTER / TOKENS as usize / 2;
-    assert!(same > before, "the answers part after {same} bytes:\n{}\n---\n{}", broken.text, unbroken.text);
-    assert_eq!(broken.usage["completion_tokens"], unbroken.usage["completion_tokens"].as_u64().map_or(0, |n| n).into());
+    let before: usize =
+        unbroken.text.len().min(broken.text.len()) * BREAK_AFTER / TOKENS as usize / 2;
+    assert!(
+        same > before,
+        "the answers part after {same} bytes:\n{}\n---\n{}",
+        broken.text,
+        unbroken.text
+    );
+    assert_eq!(
+        broken.usage["completion_tokens"],
+        unbroken.usage["completion_tokens"]
+            .as_u64()
+            .map_or(0, |n| n)
+            .into()
+    );
 }
 
 fn common_prefix(left: &str, right: &str) -> usize {
-    left.bytes().zip(right.bytes()).take_while(|(left, right)| left == right).count()
+    left.bytes()
+        .zip(right.bytes())
+        .take_while(|(left, right)| left == right)
+        .count()
 }
 
 /// The key of the node that answers the one running job.
 fn answering(a: &Node) -> Result<String> {
     let jobs = a.json(&["jobs"])?;
-    let running = jobs["jobs"].as_array().context("no jobs")?.iter().find(|job| job["state"] == "running").context("no running job")?;
+    let running = jobs["jobs"]
+        .as_array()
+        .context("no jobs")?
+        .iter()
+        .find(|job| job["state"] == "running")
+        .context("no running job")?;
     Ok(running["peer"].as_str().context("no peer")?.to_owned())
-}
-
-fn guest<'t>(trio: &'t Trio, key: &str) -> Result<&'t Node> {
-    [&trio.b, &trio.c].into_iter().find(|node| id(node).is_ok_and(|id| id == key)).context("the answering node is no guest")
 }
 
 fn signal_worker(node: &Node, name: &str) -> Result<()> {
@@ -106,7 +137,9 @@ fn signal_worker(node: &Node, name: &str) -> Result<()> {
 }
 
 fn signal(pid: u32, name: &str) -> Result<()> {
-    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status()?;
     anyhow::ensure!(status.success(), "kill -{name} {pid}: {status}");
     Ok(())
 }

@@ -17,7 +17,8 @@ const FLAT: u64 = 8 * 1024 * 1024;
 const CLIENTS: usize = 500;
 
 #[test]
-fn a_daemon_without_a_model_stays_small_and_flat_and_five_hundred_clients_are_answered() -> Result<()> {
+fn a_daemon_without_a_model_stays_small_and_flat_and_five_hundred_clients_are_answered()
+-> Result<()> {
     let scratch = Scratch::new("load")?;
     let trio = Trio::start(&test_bin(), scratch.path(), &test_model(), Holders::Guests)?;
     let api = trio.a.api;
@@ -29,11 +30,18 @@ fn a_daemon_without_a_model_stays_small_and_flat_and_five_hundred_clients_are_an
         }
     }
     let late = trio.a.resident_bytes()?;
-    println!("resident: {} KiB after {} jobs, {} KiB after {JOBS}", early / 1024, JOBS / 10, late / 1024);
+    println!(
+        "resident: {} KiB after {} jobs, {} KiB after {JOBS}",
+        early / 1024,
+        JOBS / 10,
+        late / 1024
+    );
     assert!(late < LIMIT, "{late} bytes resident");
     assert!(late < early + FLAT, "grew from {early} to {late} bytes");
 
-    let clients: Vec<_> = (0..CLIENTS).map(|_| std::thread::spawn(move || complete(api, MODEL, "a", 1, "circle"))).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| std::thread::spawn(move || complete(api, MODEL, "a", 1, "circle")))
+        .collect();
     let mut told = 0;
     for client in clients {
         match client.join().expect("no client panics") {
@@ -43,13 +51,22 @@ fn a_daemon_without_a_model_stays_small_and_flat_and_five_hundred_clients_are_an
             Err(error) => return Err(error.context("a client got neither an answer nor its place")),
         }
     }
-    println!("{} of {CLIENTS} answered, {told} told to come back", CLIENTS - told);
+    println!(
+        "{} of {CLIENTS} answered, {told} told to come back",
+        CLIENTS - told
+    );
     assert_eq!(told, 0, "the list holds 1,024: all of {CLIENTS} fit");
-    trio.a.wait_for("a calm after the storm", Duration::from_secs(30), |a| {
-        Ok(a.json(&["jobs"])?["jobs"].as_array().is_some_and(Vec::is_empty))
-    })?;
+    trio.a
+        .wait_for("a calm after the storm", Duration::from_secs(30), |a| {
+            Ok(a.json(&["jobs"])?["jobs"]
+                .as_array()
+                .is_some_and(Vec::is_empty))
+        })?;
     let after = trio.a.resident_bytes()?;
     println!("resident after the storm: {} KiB", after / 1024);
-    assert!(after < LIMIT + 64 * 1024 * 1024, "500 connections are bounded: {after} bytes");
+    assert!(
+        after < LIMIT + 64 * 1024 * 1024,
+        "500 connections are bounded: {after} bytes"
+    );
     Ok(())
 }

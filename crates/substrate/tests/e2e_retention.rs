@@ -19,15 +19,27 @@ const CRASH_EVERY: usize = 40;
 #[test]
 fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
     let scratch = Scratch::new("retention")?;
-    let mut trio = Trio::start_with(&test_bin(), scratch.path(), &test_model(), Holders::Guests, |node| {
-        node.with_env("RUST_LOG", "trace,h2=info,libp2p=debug")
-    })?;
+    let mut trio = Trio::start_with(
+        &test_bin(),
+        scratch.path(),
+        &test_model(),
+        Holders::Guests,
+        |node| node.with_env("SUBSTRATE_LOG", "trace,h2=info,libp2p=debug"),
+    )?;
     let mut answered = 0;
     for job in 0..JOBS {
         let crash = job % CRASH_EVERY == CRASH_EVERY / 2;
         let asked = std::thread::spawn({
             let api = trio.a.api;
-            move || complete(api, MODEL, &format!("{MARKER} number {job}"), if crash { 48 } else { 1 }, "circle")
+            move || {
+                complete(
+                    api,
+                    MODEL,
+                    &format!("{MARKER} number {job}"),
+                    if crash { 48 } else { 1 },
+                    "circle",
+                )
+            }
         });
         if crash {
             crash_a_worker(&[&trio.b, &trio.c])?;
@@ -41,7 +53,12 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
     }
     assert_eq!(answered, JOBS, "every job was answered, crashes or not");
     for guest in [&trio.b, &trio.c] {
-        assert_eq!(holding(&guest.home)?, Vec::<String>::new(), "node {}", guest.name);
+        assert_eq!(
+            holding(&guest.home)?,
+            Vec::<String>::new(),
+            "node {}",
+            guest.name
+        );
         assert!(!holds(&guest.log_path())?, "the log of node {}", guest.name);
     }
     // The control: the same search finds the marker where it is.
@@ -55,9 +72,16 @@ fn crash_a_worker(nodes: &[&Node]) -> Result<()> {
     for _ in 0..200 {
         for node in nodes {
             let workers = node.json(&["ps"])?;
-            let busy = workers["workers"].as_array().into_iter().flatten().find(|worker| worker["busy"].as_u64() > Some(0));
+            let busy = workers["workers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|worker| worker["busy"].as_u64() > Some(0));
             if let Some(pid) = busy.and_then(|worker| worker["pid"].as_u64()) {
-                Command::new("kill").args(["-SEGV", &pid.to_string()]).status().context("kill")?;
+                Command::new("kill")
+                    .args(["-SEGV", &pid.to_string()])
+                    .status()
+                    .context("kill")?;
                 return Ok(());
             }
         }
@@ -77,5 +101,7 @@ fn holding(folder: &Path) -> Result<Vec<String>> {
 
 fn holds(file: &Path) -> Result<bool> {
     let bytes = std::fs::read(file)?;
-    Ok(bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes()))
+    Ok(bytes
+        .windows(MARKER.len())
+        .any(|window| window == MARKER.as_bytes()))
 }

@@ -28,11 +28,32 @@ fn none_of_a_thousand_jobs_of_scope_mine_leaves_although_an_idle_lender_waits() 
     own.wait_for("the lender in sight", Duration::from_secs(30), |own| {
         let peers = own.json(&["peers"])?;
         let peers = peers["peers"].as_array().context("no list of peers")?;
-        Ok(peers.iter().any(|peer| peer["connected"] == true && peer["models"].as_array().is_some_and(|models| !models.is_empty())))
+        Ok(peers.iter().any(|peer| {
+            peer["connected"] == true
+                && peer["models"]
+                    .as_array()
+                    .is_some_and(|models| !models.is_empty())
+        }))
     })?;
     // The lender is a real choice: a job that must run elsewhere runs there.
-    let control = own.command().args(["run", MODEL, "hi", "--elsewhere", "--scope", "circle", "--max-tokens", "1"]).output()?;
-    assert!(control.status.success(), "{}", String::from_utf8_lossy(&control.stderr));
+    let control = own
+        .command()
+        .args([
+            "run",
+            MODEL,
+            "hi",
+            "--elsewhere",
+            "--scope",
+            "circle",
+            "--max-tokens",
+            "1",
+        ])
+        .output()?;
+    assert!(
+        control.status.success(),
+        "{}",
+        String::from_utf8_lossy(&control.stderr)
+    );
     let served = receipts(&lender)?;
     assert_eq!(served, 1, "the control job left a receipt at the lender");
 
@@ -43,8 +64,12 @@ fn none_of_a_thousand_jobs_of_scope_mine_leaves_although_an_idle_lender_waits() 
             let key = key.clone();
             std::thread::spawn(move || -> Result<()> {
                 for job in (client..JOBS).step_by(CLIENTS) {
-                    let done = complete(api, MODEL, "a", 1, "mine").with_context(|| format!("job {job}"))?;
-                    anyhow::ensure!(done.node == key && done.route == "local" && done.scope == "mine", "job {job} left: {done:?}");
+                    let done = complete(api, MODEL, "a", 1, "mine")
+                        .with_context(|| format!("job {job}"))?;
+                    anyhow::ensure!(
+                        done.node == key && done.route == "local" && done.scope == "mine",
+                        "job {job} left: {done:?}"
+                    );
                 }
                 Ok(())
             })
@@ -53,11 +78,18 @@ fn none_of_a_thousand_jobs_of_scope_mine_leaves_although_an_idle_lender_waits() 
     for worker in workers {
         worker.join().expect("no client panics")?;
     }
-    assert_eq!(receipts(&lender)?, served, "the lender answered none of them");
+    assert_eq!(
+        receipts(&lender)?,
+        served,
+        "the lender answered none of them"
+    );
     Ok(())
 }
 
 fn receipts(node: &Node) -> Result<usize> {
     let listed = node.json(&["receipts", "list"])?;
-    Ok(listed["receipts"].as_array().context("no list of receipts")?.len())
+    Ok(listed["receipts"]
+        .as_array()
+        .context("no list of receipts")?
+        .len())
 }

@@ -379,7 +379,7 @@ impl Fields {
 
     fn unexpected(&self, label: Option<u64>) -> InputError {
         InputError::Field {
-            label: label.unwrap_or(self.last + 1),
+            label: label.unwrap_or(self.last.saturating_add(1)),
             place: self.place,
         }
     }

@@ -19,6 +19,8 @@ WHAT = sys.argv[2:] or ["templates", "tokens", "answers"]
 
 def serve(template=None):
     params = xllamacpp.CommonParams()
+    # Plain attention: the fused kernel rounds differently in every build of the same source.
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.model.path = MODEL
     params.n_ctx = 2048
     params.n_parallel = 1

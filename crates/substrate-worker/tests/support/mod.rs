@@ -23,11 +23,19 @@ pub fn model() -> String {
 
 /// The real engine, unsealed.
 pub fn engine(n_ctx: u32) -> Engine {
+    engine_with(n_ctx, true)
+}
+
+/// As [`engine`], with or without fused attention.
+pub fn engine_with(n_ctx: u32, flash_attention: bool) -> Engine {
+    // One thread: the machine that runs the tests has other things to do, and two that wait for
+    // each other are slower than one there.
     let options = LoadOptions {
         n_ctx,
         threads: 1,
         batch_threads: 1,
         pool: 2,
+        flash_attention,
     };
     Engine::load(&model(), &options, Interrupt::default()).expect("the test model loads")
 }

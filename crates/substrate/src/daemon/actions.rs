@@ -42,7 +42,11 @@ impl DeskActions {
 }
 
 impl ModelActions for DeskActions {
-    fn pull(&self, name: String, rights: PullRights) -> BoxFuture<'_, Result<PullStream, ActionError>> {
+    fn pull(
+        &self,
+        name: String,
+        rights: PullRights,
+    ) -> BoxFuture<'_, Result<PullStream, ActionError>> {
         async move {
             let desk = self.desk();
             if let Ok(held) = desk.catalogue.find(&name) {
@@ -81,7 +85,11 @@ impl ModelActions for DeskActions {
                 let held = desk.catalogue.find(&name).map_err(action_error)?;
                 let removed = desk.catalogue.remove(&held.name).map_err(action_error)?;
                 for digest in removed.unreferenced {
-                    desk.blobs.remove(&digest).map_err(|error| ActionError::Failed { why: error.to_string() })?;
+                    desk.blobs
+                        .remove(&digest)
+                        .map_err(|error| ActionError::Failed {
+                            why: error.to_string(),
+                        })?;
                 }
                 Ok(())
             })
@@ -96,8 +104,12 @@ impl ModelActions for DeskActions {
         async move {
             let desk = self.desk();
             blocking(move || {
-                let to: ModelName = to.parse().map_err(|error| ActionError::BadName { why: format!("{to}: {error}") })?;
-                desk.catalogue.copy(&from, &to, now_ms()).map_err(action_error)
+                let to: ModelName = to.parse().map_err(|error| ActionError::BadName {
+                    why: format!("{to}: {error}"),
+                })?;
+                desk.catalogue
+                    .copy(&from, &to, now_ms())
+                    .map_err(action_error)
             })
             .await?;
             Self::tell(&self.door).await;
@@ -109,7 +121,13 @@ impl ModelActions for DeskActions {
     fn show(&self, name: String) -> BoxFuture<'_, Result<Details, ActionError>> {
         async move {
             let desk = self.desk();
-            blocking(move || desk.catalogue.find(&name).map(|held| details(&held)).map_err(action_error)).await
+            blocking(move || {
+                desk.catalogue
+                    .find(&name)
+                    .map(|held| details(&held))
+                    .map_err(action_error)
+            })
+            .await
         }
         .boxed()
     }
@@ -119,9 +137,25 @@ fn already_here(held: &Held) -> PullStream {
     let (sender, stream) = mpsc::channel(PROGRESS_DEPTH);
     let digest = format!("sha256:{}", held.weights());
     let size = Some(held.size());
-    let line = |status: &str| PullProgress { status: status.to_owned(), digest: None, total: None, completed: None };
-    let moved = PullProgress { status: format!("pulling {}", &digest[7..19]), digest: Some(digest.clone()), total: size, completed: size };
-    for line in [line("pulling manifest"), moved, line("verifying sha256 digest"), line("writing manifest"), line("success")] {
+    let line = |status: &str| PullProgress {
+        status: status.to_owned(),
+        digest: None,
+        total: None,
+        completed: None,
+    };
+    let moved = PullProgress {
+        status: format!("pulling {}", &digest[7..19]),
+        digest: Some(digest.clone()),
+        total: size,
+        completed: size,
+    };
+    for line in [
+        line("pulling manifest"),
+        moved,
+        line("verifying sha256 digest"),
+        line("writing manifest"),
+        line("success"),
+    ] {
         // Five lines fit the channel.
         let _ = sender.try_send(Ok(line));
     }
@@ -140,8 +174,12 @@ fn line_of(progress: &crate::models::pull::Progress) -> PullProgress {
 fn action_error(error: FindError) -> ActionError {
     match error {
         FindError::Unknown { model, similar } => ActionError::Unknown { model, similar },
-        FindError::Name(error) => ActionError::BadName { why: error.to_string() },
-        other => ActionError::Failed { why: other.to_string() },
+        FindError::Name(error) => ActionError::BadName {
+            why: error.to_string(),
+        },
+        other => ActionError::Failed {
+            why: other.to_string(),
+        },
     }
 }
 
@@ -155,9 +193,20 @@ fn details(held: &Held) -> Details {
     let model_info = [
         ("general.architecture", entry.arch.clone().into()),
         ("general.parameter_count", held.facts.n_params.into()),
-        (&*format!("{}.context_length", entry.arch), entry.context.into()),
-        (&*format!("{}.vocab_size", entry.arch), held.facts.n_vocab.into()),
+        (
+            &*format!("{}.context_length", entry.arch),
+            entry.context.into(),
+        ),
+        (
+            &*format!("{}.vocab_size", entry.arch),
+            held.facts.n_vocab.into(),
+        ),
     ]
     .map(|(key, value): (&str, serde_json::Value)| (key.to_owned(), value));
-    Details { license: entry.licence.clone(), template, model_info: model_info.into(), capabilities }
+    Details {
+        license: entry.licence.clone(),
+        template,
+        model_info: model_info.into(),
+        capabilities,
+    }
 }

@@ -7,11 +7,13 @@ use substrate_record::{ContentHash, JobId, JobKind, RecordId, Scope, WallTier};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
-use super::life::{Life, Note, Requested};
+use super::life::{Arrival, Life, Note, Requested};
 use super::session::answer::Answer;
 use super::{joining, views};
 use crate::config::Config;
-use crate::door::{Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Placement};
+use crate::door::{
+    Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Placement,
+};
 use crate::invite::{self, Invite};
 
 /// Bytes per token, low: admission and routing must not underestimate a prompt of an odd script.
@@ -31,8 +33,14 @@ impl Life {
             }
             Call::Models { scope, reply } => drop(reply.send(self.model_views(scope))),
             Call::Jobs { reply } => drop(reply.send(self.job_views())),
-            Call::Workers { reply } => drop(reply.send(views::workers(&self.context.pool, self.shelf.held()))),
-            Call::KeepAlive { model, seconds, reply } => self.keep_alive(&model, seconds, reply),
+            Call::Workers { reply } => {
+                drop(reply.send(views::workers(&self.context.pool, self.shelf.held())))
+            }
+            Call::KeepAlive {
+                model,
+                seconds,
+                reply,
+            } => self.keep_alive(&model, seconds, reply),
             Call::Load { model, reply } => self.load(&model, reply),
             Call::Peers { reply } => self.peer_views(reply),
             Call::Status { reply } => self.status(reply),
@@ -42,7 +50,11 @@ impl Life {
             }
             Call::SettingsChanged { reply } => drop(reply.send(self.settings_changed())),
             Call::Join { code, reply } => self.join(&code, reply),
-            Call::Invite { circle, valid_ms, reply } => self.invite(circle, valid_ms, reply),
+            Call::Invite {
+                circle,
+                valid_ms,
+                reply,
+            } => self.invite(circle, valid_ms, reply),
             Call::Bench { model, reply } => self.bench(&model, reply),
             Call::Stop { reply } => {
                 let _ = reply.send(());
@@ -57,7 +69,13 @@ impl Life {
         if entries.is_empty() || !self.is_held(&entries, scope, ask.placement) {
             return Err(self.unknown(&ask.model, scope, &entries));
         }
-        let input = ask.input.to_cbor_bytes().map_err(|error| AskError::BadRequest { param: None, why: error.to_string() })?;
+        let input = ask
+            .input
+            .to_cbor_bytes()
+            .map_err(|error| AskError::BadRequest {
+                param: None,
+                why: error.to_string(),
+            })?;
         let wall = ask.wall.unwrap_or(WallTier::Basic);
         let max_tokens = ask.max_tokens.unwrap_or(UNLIMITED_TOKENS).max(1);
         let job = JobId::from_bytes(draw());
@@ -87,7 +105,12 @@ impl Life {
         self.jobs.insert(job, requested);
         self.watch_client(job, events);
         self.handle(Event::JobSubmitted { job, want });
-        Ok(JobStream { job, scope, model, events: stream })
+        Ok(JobStream {
+            job,
+            scope,
+            model,
+            events: stream,
+        })
     }
 
     /// A client that goes away cancels its job everywhere.
@@ -95,23 +118,30 @@ impl Life {
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             events.closed().await;
-            let _ = reports.send(super::session::Report::Event(Event::JobCancelled { job })).await;
+            let _ = reports
+                .send(super::session::Report::Event(Event::JobCancelled { job }))
+                .await;
         });
     }
 
     fn is_held(&self, entries: &[RecordId], scope: Scope, place: Placement) -> bool {
         let me = self.context.me;
         entries.iter().any(|entry| {
-            self.node.holders(entry, scope).iter().any(|node| match place {
-                Placement::Any => true,
-                Placement::Elsewhere => *node != me,
-                Placement::Node(wanted) => *node == wanted,
-            })
+            self.node
+                .holders(entry, scope)
+                .iter()
+                .any(|node| match place {
+                    Placement::Any => true,
+                    Placement::Elsewhere => *node != me,
+                    Placement::Node(wanted) => *node == wanted,
+                })
         })
     }
 
     fn unknown(&self, model: &str, scope: Scope, entries: &[RecordId]) -> AskError {
-        let wider = [Scope::Circle, Scope::Commons].into_iter().find(|wider| *wider > scope && self.is_held(entries, *wider, Placement::Any));
+        let wider = [Scope::Circle, Scope::Commons]
+            .into_iter()
+            .find(|wider| *wider > scope && self.is_held(entries, *wider, Placement::Any));
         let anywhere = self.is_held(entries, scope, Placement::Any);
         match wider {
             _ if anywhere => AskError::NoNode {
@@ -122,15 +152,25 @@ impl Life {
             Some(wider) => AskError::NoNode {
                 model: model.to_owned(),
                 scope,
-                why: format!("nodes in scope {} hold it; ask with that scope to let them read the prompt", views::scope_word(wider)),
+                why: format!(
+                    "nodes in scope {} hold it; ask with that scope to let them read the prompt",
+                    views::scope_word(wider)
+                ),
             },
-            None => AskError::UnknownModel { model: model.to_owned(), similar: self.shelf.similar(model) },
+            None => AskError::UnknownModel {
+                model: model.to_owned(),
+                similar: self.shelf.similar(model),
+            },
         }
     }
 
     fn full_name(&self, model: &str) -> String {
         let first = self.shelf.named(model).into_iter().next();
-        let held = self.shelf.held().iter().find(|held| Some(held.entry.id()) == first);
+        let held = self
+            .shelf
+            .held()
+            .iter()
+            .find(|held| Some(held.entry.id()) == first);
         match (held, first.and_then(|id| self.shelf.entry(&id))) {
             (Some(held), _) => held.name.to_string(),
             (None, Some(entry)) => entry.body().name.clone(),
@@ -143,11 +183,20 @@ impl Life {
             let nodes = self.node.holders(&held.entry.id(), scope);
             views::own_model(held, nodes, self.context.pool.is_loaded(&held.weights()))
         });
-        let held: Vec<ContentHash> = self.shelf.held().iter().map(crate::models::catalogue::Held::weights).collect();
+        let held: Vec<ContentHash> = self
+            .shelf
+            .held()
+            .iter()
+            .map(crate::models::catalogue::Held::weights)
+            .collect();
         let mut seen = held.clone();
         let mut views: Vec<_> = own.collect();
         for entry in self.shelf.entries() {
-            let Some(weights) = super::session::closing::weights(entry).filter(|weights| !seen.contains(weights)) else { continue };
+            let Some(weights) =
+                super::session::closing::weights(entry).filter(|weights| !seen.contains(weights))
+            else {
+                continue;
+            };
             let nodes = self.node.holders(&entry.id(), scope);
             if !nodes.is_empty() {
                 seen.push(weights);
@@ -160,19 +209,34 @@ impl Life {
     fn job_views(&self) -> Vec<JobView> {
         let now = self.context.now();
         let requested = self.node.jobs().into_iter().map(|status| {
-            let model = self.jobs.get(&status.job).map_or_else(String::new, |job| job.model.clone());
+            let model = self
+                .jobs
+                .get(&status.job)
+                .map_or_else(String::new, |job| job.model.clone());
             views::requested(&status, model, now)
         });
-        let served = self.node.work().into_iter().filter(|work| work.attempt.peer != self.context.me).map(|work| {
-            let model = self.shelf.entry(&work.entry).map_or_else(String::new, |entry| entry.body().name.clone());
-            views::serving(&work, model, now)
-        });
+        let served = self
+            .node
+            .work()
+            .into_iter()
+            .filter(|work| work.attempt.peer != self.context.me)
+            .map(|work| {
+                let model = self
+                    .shelf
+                    .entry(&work.entry)
+                    .map_or_else(String::new, |entry| entry.body().name.clone());
+                views::serving(&work, model, now)
+            });
         requested.chain(served).collect()
     }
 
     fn own_weights(&self, model: &str) -> Option<ContentHash> {
         let ids = self.shelf.named(model);
-        self.shelf.held().iter().find(|held| ids.contains(&held.entry.id())).map(crate::models::catalogue::Held::weights)
+        self.shelf
+            .held()
+            .iter()
+            .find(|held| ids.contains(&held.entry.id()))
+            .map(crate::models::catalogue::Held::weights)
     }
 
     fn keep_alive(&mut self, model: &str, seconds: i64, reply: oneshot::Sender<bool>) {
@@ -180,22 +244,31 @@ impl Life {
             let _ = reply.send(false);
             return;
         };
-        let stay = u64::try_from(seconds).ok().map(std::time::Duration::from_secs);
+        let stay = u64::try_from(seconds)
+            .ok()
+            .map(std::time::Duration::from_secs);
         let pool = self.context.pool.clone();
-        self.tasks.spawn(async move { reply.send(pool.keep_alive(&weights, stay).await) });
+        self.tasks
+            .spawn(async move { reply.send(pool.keep_alive(&weights, stay).await) });
     }
 
     fn load(&mut self, model: &str, reply: oneshot::Sender<Result<(), AskError>>) {
         let Some(weights) = self.own_weights(model) else {
             // A model of another node is loaded there when it is asked.
             let held = self.is_held(&self.shelf.named(model), Scope::Circle, Placement::Any);
-            let _ = reply.send(if held { Ok(()) } else { Err(self.unknown(model, Scope::Circle, &[])) });
+            let _ = reply.send(if held {
+                Ok(())
+            } else {
+                Err(self.unknown(model, Scope::Circle, &[]))
+            });
             return;
         };
         let pool = self.context.pool.clone();
         self.tasks.spawn(async move {
             let loaded = pool.lease(&weights).await.map(drop);
-            reply.send(loaded.map_err(|error| AskError::Internal { why: error.to_string() }))
+            reply.send(loaded.map_err(|error| AskError::Internal {
+                why: error.to_string(),
+            }))
         });
     }
 
@@ -208,12 +281,19 @@ impl Life {
         self.tasks.spawn(async move {
             let rates = pool.rates(&weights, true).await;
             let _ = notes.send(Note::Measured).await;
-            reply.send(rates.map_err(|error| AskError::Internal { why: error.to_string() }))
+            reply.send(rates.map_err(|error| AskError::Internal {
+                why: error.to_string(),
+            }))
         });
     }
 
     fn peer_views(&self, reply: oneshot::Sender<Vec<crate::door::PeerView>>) {
-        let known: Vec<_> = self.node.peers().iter().map(|peer| views::peer(peer, self.peers.get(&peer.node), &self.shelf)).collect();
+        let known: Vec<_> = self
+            .node
+            .peers()
+            .iter()
+            .map(|peer| views::peer(peer, self.peers.get(&peer.node), &self.shelf))
+            .collect();
         let mesh = self.context.mesh.clone();
         self.tasks.spawn(async move {
             let connected = mesh.peers().await;
@@ -222,14 +302,27 @@ impl Life {
     }
 
     fn status(&self, reply: oneshot::Sender<crate::door::Status>) {
-        let waiting = self.node.jobs().iter().filter(|job| job.phase < JobPhase::Preparing).count();
-        let running = self.node.work().iter().filter(|work| work.phase == WorkPhase::Running).count();
+        let waiting = self
+            .node
+            .jobs()
+            .iter()
+            .filter(|job| job.phase < JobPhase::Preparing)
+            .count();
+        let running = self
+            .node
+            .work()
+            .iter()
+            .filter(|work| work.phase == WorkPhase::Running)
+            .count();
         let status = crate::door::Status {
             node: self.context.me,
-            network: (self.context.desk.genesis.body().name.clone(), self.context.network),
+            network: (
+                self.context.desk.genesis.body().name.clone(),
+                self.context.network,
+            ),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             listen: Vec::new(),
-            api: self.settings.config().api.listen.first().map(ToString::to_string),
+            api: self.context.api.first().map(ToString::to_string),
             lending: self.settings.lending_word().to_owned(),
             peers: views::count(self.peers.len()),
             running: views::count(running),
@@ -240,7 +333,12 @@ impl Life {
             warnings: self.warnings.clone(),
         };
         let mesh = self.context.mesh.clone();
-        self.tasks.spawn(async move { reply.send(crate::door::Status { listen: mesh.listen_addrs().await, ..status }) });
+        self.tasks.spawn(async move {
+            reply.send(crate::door::Status {
+                listen: mesh.listen_addrs().await,
+                ..status
+            })
+        });
     }
 
     pub(super) fn models_changed(&mut self) {
@@ -260,7 +358,12 @@ impl Life {
 
     fn settings_changed(&mut self) -> Result<(), String> {
         let config = Config::load(&self.context.desk.home).map_err(|error| error.to_string())?;
-        let circle = self.context.desk.store.circle_members(&self.context.network).map_err(|error| error.to_string())?;
+        let circle = self
+            .context
+            .desk
+            .store
+            .circle_members(&self.context.network)
+            .map_err(|error| error.to_string())?;
         self.settings.replace(config, circle.into_iter().collect());
         self.refuse_unlent();
         self.tell_circle();
@@ -285,20 +388,35 @@ impl Life {
                 joined
             } else {
                 let identity = super::start::identity(&context.desk, Vec::new(), Vec::new());
-                let joined = joining::join(context.desk.clone(), invite, identity).await;
-                if joined.is_ok() {
-                    let _ = notes.send(Note::MovedNetwork).await;
+                match joining::join(context.desk.clone(), invite, identity).await {
+                    Ok(network) => {
+                        let _ = notes
+                            .send(Note::MovedNetwork(Arrival { network, reply }))
+                            .await;
+                        return;
+                    }
+                    Err(error) => Err(error),
                 }
-                joined
             };
-            reply.send(joined.map_err(|error| format!("{error:#}")))
+            let _ = reply.send(joined.map_err(|error| format!("{error:#}")));
         });
     }
 
-    fn invite(&mut self, circle: String, valid_ms: u64, reply: oneshot::Sender<Result<String, String>>) {
+    fn invite(
+        &mut self,
+        circle: String,
+        valid_ms: u64,
+        reply: oneshot::Sender<Result<String, String>>,
+    ) {
         let context = self.context.clone();
         self.tasks.spawn(async move {
-            let addrs: Vec<String> = context.mesh.listen_addrs().await.into_iter().take(invite::MAX_ADDRS).collect();
+            let addrs: Vec<String> = context
+                .mesh
+                .listen_addrs()
+                .await
+                .into_iter()
+                .take(invite::MAX_ADDRS)
+                .collect();
             let issued = blocking(move || {
                 let invite = Invite {
                     network: context.network,
@@ -315,7 +433,11 @@ impl Life {
     }
 
     pub(super) fn tell_circle(&mut self) {
-        let members = self.context.desk.store.circle_members(&self.context.network);
+        let members = self
+            .context
+            .desk
+            .store
+            .circle_members(&self.context.network);
         let circle: Vec<_> = match members {
             Ok(members) => members.into_iter().collect(),
             Err(error) => {
@@ -342,7 +464,13 @@ impl Life {
     pub(super) fn refuse_unlent(&mut self) {
         let lent = &self.settings.config().lending.models;
         let is_lent = |name: &str| lent.is_empty() || lent.iter().any(|lent| lent == name);
-        let refused = self.shelf.held().iter().filter(|held| !is_lent(&held.name.to_string())).map(|held| held.entry.id()).collect();
+        let refused = self
+            .shelf
+            .held()
+            .iter()
+            .filter(|held| !is_lent(&held.name.to_string()))
+            .map(|held| held.entry.id())
+            .collect();
         self.settings.set_refused_entries(refused);
     }
 
@@ -351,7 +479,12 @@ impl Life {
         if self.measuring {
             return;
         }
-        let next = self.shelf.held().iter().map(crate::models::catalogue::Held::weights).find(|weights| self.context.pool.needs_measuring(weights));
+        let next = self
+            .shelf
+            .held()
+            .iter()
+            .map(crate::models::catalogue::Held::weights)
+            .find(|weights| self.context.pool.needs_measuring(weights));
         let Some(weights) = next else { return };
         self.measuring = true;
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
@@ -380,6 +513,8 @@ fn client_id(client: &Client) -> substrate_node::ClientId {
         Client::Key(name) => name,
     };
     let hash = ContentHash::of(name.as_bytes());
-    let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
+    let first: [u8; 8] = hash.as_bytes()[..8]
+        .try_into()
+        .expect("a hash has 32 bytes");
     substrate_node::ClientId(u64::from_be_bytes(first))
 }

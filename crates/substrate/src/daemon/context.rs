@@ -3,6 +3,7 @@
 //! Invariant: nothing in here changes while the daemon is on one network; joining another one ends
 //! this context and makes a new one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +29,8 @@ pub struct Context {
     pub pool: Pool,
     /// The swarm.
     pub mesh: Mesh,
+    /// Addresses of the HTTP listeners.
+    pub api: Vec<SocketAddr>,
     /// When this daemon started.
     pub started: Instant,
 }
@@ -52,7 +55,13 @@ impl Context {
     ///
     /// # Errors
     /// The store's; then nothing was stored and the record must not leave this machine.
-    pub async fn append<B, F>(self: &Arc<Self>, stream: Stream, body: B, wrap: F, before: Vec<AnyRecord>) -> Result<Verified<B>, StoreError>
+    pub async fn append<B, F>(
+        self: &Arc<Self>,
+        stream: Stream,
+        body: B,
+        wrap: F,
+        before: Vec<AnyRecord>,
+    ) -> Result<Verified<B>, StoreError>
     where
         B: Body + InNetwork + Clone + Send + 'static,
         F: FnOnce(Verified<B>) -> AnyRecord + Send + 'static,
@@ -60,16 +69,18 @@ impl Context {
         let context = self.clone();
         let work = move || {
             let mut signed = None;
-            context.desk.records.append_with(
-                context.me,
-                stream,
-                &before,
-                |place| {
-                    let record = sign(context.record(Some(place), body), &context.desk, &context.network);
+            context
+                .desk
+                .records
+                .append_with(context.me, stream, &before, |place| {
+                    let record = sign(
+                        context.record(Some(place), body),
+                        &context.desk,
+                        &context.network,
+                    );
                     signed = Some(record.clone());
                     Ok(wrap(record))
-                },
-            )?;
+                })?;
             Ok(signed.expect("append_with signs exactly once when it succeeds"))
         };
         blocking(work).await
@@ -85,14 +96,23 @@ impl Context {
     }
 
     fn record<B: Body>(&self, place: Option<Place>, body: B) -> Record<B> {
-        Record { author: self.me, place, epoch: 0, claimed_ms: unix_ms(), deps: Vec::<RecordId>::new(), body }
+        Record {
+            author: self.me,
+            place,
+            epoch: 0,
+            claimed_ms: unix_ms(),
+            deps: Vec::<RecordId>::new(),
+            body,
+        }
     }
 }
 
 /// Every body this daemon makes is built from fields that are within the record's bounds: its own
 /// constants, and text of records that were decoded within the same bounds.
 fn sign<B: Body + InNetwork>(record: Record<B>, desk: &Desk, network: &NetworkId) -> Verified<B> {
-    record.sign(desk.device.signing(), network).expect("the daemon's own records are within bounds")
+    record
+        .sign(desk.device.signing(), network)
+        .expect("the daemon's own records are within bounds")
 }
 
 /// Runs what waits for the disk away from the tasks that must not wait.
@@ -105,7 +125,9 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// Unix milliseconds, for `claimed_ms` and for people; no rule reads it.
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Random bytes from the operating system.

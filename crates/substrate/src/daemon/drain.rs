@@ -19,7 +19,13 @@ impl Life {
         self.handle(Event::Draining);
         self.run_until(inboxes, Instant::now() + FINISH).await;
         self.handle(Event::LendingChanged(Lending::Off));
-        for job in self.node.jobs().into_iter().map(|status| status.job).collect::<Vec<_>>() {
+        for job in self
+            .node
+            .jobs()
+            .into_iter()
+            .map(|status| status.job)
+            .collect::<Vec<_>>()
+        {
             self.handle(Event::JobCancelled { job });
         }
         self.run_until(inboxes, Instant::now() + HAND_OVER).await;

@@ -30,7 +30,7 @@ const OUTBOX_DEPTH: usize = 64;
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long a worker may take to tokenize a prompt of the largest allowed size.
-const PREPARE_DEADLINE: Duration = Duration::from_secs(30);
+const PREPARE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Read buffer of the pipe.
 const READ_BYTES: usize = 64 * 1024;
@@ -94,9 +94,12 @@ impl Engine {
         let (mut read, mut write) = pipe.into_split();
         let mut decoder = Decoder::new();
         send(&mut write, &load).await?;
-        let facts = timeout(LOAD_DEADLINE, await_loaded(&mut read, &mut decoder, &process))
-            .await
-            .map_err(|_| silent("load the model", LOAD_DEADLINE))??;
+        let facts = timeout(
+            LOAD_DEADLINE,
+            await_loaded(&mut read, &mut decoder, &process),
+        )
+        .await
+        .map_err(|_| silent("load the model", LOAD_DEADLINE))??;
         Ok(Self::run(read, write, decoder, process, pid, facts))
     }
 
@@ -112,9 +115,25 @@ impl Engine {
         let (outbox, inbox) = mpsc::channel(OUTBOX_DEPTH);
         let (tell_gone, gone) = watch::channel(None);
         tokio::spawn(write_all(write, inbox));
-        tokio::spawn(read_all(read, decoder, routes.clone(), process.clone(), tell_gone));
-        let shared = Shared { facts, pid, outbox, routes, next: AtomicU64::new(1), gone, _process: process };
-        Self { shared: Arc::new(shared) }
+        tokio::spawn(read_all(
+            read,
+            decoder,
+            routes.clone(),
+            process.clone(),
+            tell_gone,
+        ));
+        let shared = Shared {
+            facts,
+            pid,
+            outbox,
+            routes,
+            next: AtomicU64::new(1),
+            gone,
+            _process: process,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// What the model file said of itself, parsed inside the wall.
@@ -145,7 +164,10 @@ impl Engine {
     ///
     /// # Errors
     /// The worker's refusal (context overflow, bad template…), its death, or silence.
-    pub async fn prepare(&self, make: impl FnOnce(u64) -> Prepare) -> Result<(u32, Sequence), WorkError> {
+    pub async fn prepare(
+        &self,
+        make: impl FnOnce(u64) -> Prepare,
+    ) -> Result<(u32, Sequence), WorkError> {
         let mut sequence = self.open();
         let seq = sequence.seq;
         self.tell(ToWorker::Prepare(make(seq))).await?;
@@ -159,16 +181,33 @@ impl Engine {
         }
     }
 
+    /// Changes the number of threads, from the next token on. A worker too busy to be told is told a second later.
+    pub fn use_threads(&self, threads: u32) {
+        let _ = self.shared.outbox.try_send(ToWorker::Threads {
+            decode: threads,
+            batch: threads,
+        });
+    }
+
     /// Measures (prefill, decode) in millitokens per second with a fixed load.
     ///
     /// # Errors
     /// As [`Engine::prepare`].
     pub async fn bench(&self, prefill: u32, decode: u32) -> Result<(u64, u64), WorkError> {
         let mut sequence = self.open();
-        self.tell(ToWorker::Bench { seq: sequence.seq, prefill, decode }).await?;
-        let answer = timeout(LOAD_DEADLINE, sequence.next()).await.map_err(|_| silent("measure itself", LOAD_DEADLINE))??;
+        self.tell(ToWorker::Bench {
+            seq: sequence.seq,
+            prefill,
+            decode,
+        })
+        .await?;
+        let answer = timeout(LOAD_DEADLINE, sequence.next())
+            .await
+            .map_err(|_| silent("measure itself", LOAD_DEADLINE))??;
         match answer {
-            FromWorker::Benched { prefill, decode, .. } => Ok((prefill, decode)),
+            FromWorker::Benched {
+                prefill, decode, ..
+            } => Ok((prefill, decode)),
             FromWorker::Failed { why, detail, .. } => Err(WorkError::Failed { why, detail }),
             _ => Err(self.broke_protocol("an answer to Bench that is none")),
         }
@@ -178,21 +217,37 @@ impl Engine {
         let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, frames) = mpsc::channel(SEQUENCE_DEPTH);
         lock(&self.shared.routes).insert(seq, sender);
-        Sequence { seq, frames, engine: self.clone(), ended: false }
+        Sequence {
+            seq,
+            frames,
+            engine: self.clone(),
+            ended: false,
+        }
     }
 
     async fn tell(&self, message: ToWorker) -> Result<(), WorkError> {
-        self.shared.outbox.send(message).await.map_err(|_| self.crashed())
+        self.shared
+            .outbox
+            .send(message)
+            .await
+            .map_err(|_| self.crashed())
     }
 
     fn crashed(&self) -> WorkError {
-        let how = self.shared.gone.borrow().clone().unwrap_or_else(|| "its pipe closed".to_owned());
+        let how = self
+            .shared
+            .gone
+            .borrow()
+            .clone()
+            .unwrap_or_else(|| "its pipe closed".to_owned());
         WorkError::Crashed { how }
     }
 
     fn broke_protocol(&self, how: &str) -> WorkError {
         self.shared._process.kill();
-        WorkError::Crashed { how: how.to_owned() }
+        WorkError::Crashed {
+            how: how.to_owned(),
+        }
     }
 }
 
@@ -228,7 +283,9 @@ impl Sequence {
     pub async fn next(&mut self) -> Result<FromWorker, WorkError> {
         let Some(frame) = self.frames.recv().await else {
             self.ended = true;
-            return Err(WorkError::Crashed { how: self.engine.gone().await });
+            return Err(WorkError::Crashed {
+                how: self.engine.gone().await,
+            });
         };
         self.ended |= matches!(
             frame,
@@ -246,7 +303,9 @@ impl Drop for Sequence {
         }
         let engine = self.engine.clone();
         let seq = self.seq;
-        if let Err(mpsc::error::TrySendError::Full(cancel)) = engine.shared.outbox.try_send(ToWorker::Cancel { seq }) {
+        if let Err(mpsc::error::TrySendError::Full(cancel)) =
+            engine.shared.outbox.try_send(ToWorker::Cancel { seq })
+        {
             tokio::spawn(async move { engine.tell(cancel).await });
         }
     }
@@ -263,14 +322,20 @@ impl Process {
         let mut worker = lock(&self.0);
         // A process that is gone already needs no killing.
         let _ = worker.kill();
-        worker.wait().map_or_else(|error| error.to_string(), |exit| format!("{exit:?}"))
+        worker
+            .wait()
+            .map_or_else(|error| error.to_string(), |exit| format!("{exit:?}"))
     }
 }
 
 fn adopt(mut worker: Worker) -> Result<(UnixStream, Arc<Process>, u32), WorkError> {
-    let crashed = |error: std::io::Error| WorkError::Crashed { how: error.to_string() };
+    let crashed = |error: std::io::Error| WorkError::Crashed {
+        how: error.to_string(),
+    };
     let pid = worker.pid();
-    let pipe = worker.take_pipe().ok_or_else(|| WorkError::Crashed { how: "its pipe was taken".to_owned() })?;
+    let pipe = worker.take_pipe().ok_or_else(|| WorkError::Crashed {
+        how: "its pipe was taken".to_owned(),
+    })?;
     pipe.set_nonblocking(true).map_err(crashed)?;
     let pipe = UnixStream::from_std(pipe).map_err(crashed)?;
     Ok((pipe, Arc::new(Process(Mutex::new(worker))), pid))
@@ -283,13 +348,27 @@ async fn await_loaded(
 ) -> Result<ModelFacts, WorkError> {
     loop {
         match next_frame(read, decoder).await {
-            Ok(FromWorker::Sealed { stage, landlock, seccomp }) => {
+            Ok(FromWorker::Sealed {
+                stage,
+                landlock,
+                seccomp,
+            }) => {
                 tracing::debug!(stage, landlock, seccomp, "worker sealed");
             }
             Ok(FromWorker::Loaded(facts)) => return Ok(facts),
-            Ok(FromWorker::Failed { why, detail, .. }) => return Err(WorkError::Failed { why, detail }),
-            Ok(_) => return Err(WorkError::Crashed { how: "a frame out of turn".to_owned() }),
-            Err(how) => return Err(WorkError::Crashed { how: format!("{how}; {}", process.end()) }),
+            Ok(FromWorker::Failed { why, detail, .. }) => {
+                return Err(WorkError::Failed { why, detail });
+            }
+            Ok(_) => {
+                return Err(WorkError::Crashed {
+                    how: "a frame out of turn".to_owned(),
+                });
+            }
+            Err(how) => {
+                return Err(WorkError::Crashed {
+                    how: format!("{how}; {}", process.end()),
+                });
+            }
         }
     }
 }
@@ -299,15 +378,22 @@ async fn await_loaded(
 /// # Errors
 /// As [`Engine::load`].
 pub fn inspect(mut worker: Worker) -> Result<ModelFacts, WorkError> {
-    let crashed = |error: &dyn std::fmt::Display| WorkError::Crashed { how: error.to_string() };
-    let mut pipe = worker.take_pipe().ok_or_else(|| crashed(&"its pipe was taken"))?;
-    pipe.set_read_timeout(Some(LOAD_DEADLINE)).map_err(|error| crashed(&error))?;
+    let crashed = |error: &dyn std::fmt::Display| WorkError::Crashed {
+        how: error.to_string(),
+    };
+    let mut pipe = worker
+        .take_pipe()
+        .ok_or_else(|| crashed(&"its pipe was taken"))?;
+    pipe.set_read_timeout(Some(LOAD_DEADLINE))
+        .map_err(|error| crashed(&error))?;
     wire::write(&mut pipe, &ToWorker::Inspect).map_err(|error| crashed(&error))?;
     loop {
         match wire::read(&mut pipe).map_err(|error| crashed(&error))? {
             Some(FromWorker::Sealed { .. }) => {}
             Some(FromWorker::Inspected(facts)) => return Ok(facts),
-            Some(FromWorker::Failed { why, detail, .. }) => return Err(WorkError::Failed { why, detail }),
+            Some(FromWorker::Failed { why, detail, .. }) => {
+                return Err(WorkError::Failed { why, detail });
+            }
             Some(_) => return Err(crashed(&"a frame out of turn")),
             None => return Err(crashed(&"its pipe closed")),
         }
@@ -315,8 +401,12 @@ pub fn inspect(mut worker: Worker) -> Result<ModelFacts, WorkError> {
 }
 
 async fn send(write: &mut OwnedWriteHalf, message: &ToWorker) -> Result<(), WorkError> {
-    let crashed = |error: std::io::Error| WorkError::Crashed { how: error.to_string() };
-    let bytes = wire::encode(message).map_err(|error| WorkError::Crashed { how: error.to_string() })?;
+    let crashed = |error: std::io::Error| WorkError::Crashed {
+        how: error.to_string(),
+    };
+    let bytes = wire::encode(message).map_err(|error| WorkError::Crashed {
+        how: error.to_string(),
+    })?;
     write.write_all(&bytes).await.map_err(crashed)
 }
 
@@ -388,10 +478,15 @@ async fn next_frame(read: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<F
 }
 
 fn silent(what: &'static str, limit: Duration) -> WorkError {
-    WorkError::Silent { what, seconds: limit.as_secs() }
+    WorkError::Silent {
+        what,
+        seconds: limit.as_secs(),
+    }
 }
 
 /// Nothing panics while holding these locks, so a poisoned one still guards whole state.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -37,12 +37,21 @@ pub async fn receive(stream: MeshStream, network: &NetworkId) -> Result<Vec<AnyR
     let records = timeout(DEADLINE, async {
         loop {
             match reader.next().await {
-                Ok(EntriesFrame::Entries { records }) => collected.push(records).map_err(|error| error.to_string())?,
-                Ok(EntriesFrame::Done { entries }) => return collected.finish(entries).map_err(|error| error.to_string()),
+                Ok(EntriesFrame::Entries { records }) => {
+                    collected.push(records).map_err(|error| error.to_string())?
+                }
+                Ok(EntriesFrame::Done { entries }) => {
+                    return collected.finish(entries).map_err(|error| error.to_string());
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }
     });
-    let records = records.await.map_err(|_| "records that take too long".to_owned())??;
-    records.iter().map(|bytes| AnyRecord::open(bytes, network).map_err(|error| error.to_string())).collect()
+    let records = records
+        .await
+        .map_err(|_| "records that take too long".to_owned())??;
+    records
+        .iter()
+        .map(|bytes| AnyRecord::open(bytes, network).map_err(|error| error.to_string()))
+        .collect()
 }

@@ -23,14 +23,20 @@ use crate::store::Member;
 /// How long one side waits for the other during a join.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-
 /// Entries sent in a welcome; the full registry follows after hello.
 const MAX_WELCOME_ENTRIES: usize = 256;
 
 /// The inviter's side: redeem the secret, list the joiner, hand over the genesis and the entries.
-pub async fn welcome(context: Arc<Context>, joiner: NodeId, stream: MeshStream, notes: mpsc::Sender<Note>) {
+pub async fn welcome(
+    context: Arc<Context>,
+    joiner: NodeId,
+    stream: MeshStream,
+    notes: mpsc::Sender<Note>,
+) {
     let (mut reader, mut writer) = framed::<_, JoinFrame>(stream);
-    let Ok(JoinFrame::Hello { secret }) = reader.next_within(DEADLINE).await else { return };
+    let Ok(JoinFrame::Hello { secret }) = reader.next_within(DEADLINE).await else {
+        return;
+    };
     let answers = match redeem(&context, joiner, secret).await {
         Ok(circle) => {
             let _ = notes.send(Note::Joined(joiner)).await;
@@ -38,7 +44,9 @@ pub async fn welcome(context: Arc<Context>, joiner: NodeId, stream: MeshStream, 
         }
         Err(error) => {
             tracing::info!(%joiner, %error, "an invite was refused");
-            vec![JoinFrame::Refused { why: refusal(&error) }]
+            vec![JoinFrame::Refused {
+                why: refusal(&error),
+            }]
         }
     };
     let sent = timeout(DEADLINE, async {
@@ -61,14 +69,24 @@ fn refusal(error: &RedeemError) -> JoinRefusal {
     }
 }
 
-async fn redeem(context: &Arc<Context>, joiner: NodeId, secret: [u8; 16]) -> Result<Option<String>, RedeemError> {
+async fn redeem(
+    context: &Arc<Context>,
+    joiner: NodeId,
+    secret: [u8; 16],
+) -> Result<Option<String>, RedeemError> {
     let context = context.clone();
     blocking(move || {
         let store = &context.desk.store;
         let redeemed = invite::redeem(store, &context.network, &secret, joiner, unix_ms())?;
         if let Some(circle) = &redeemed.circle {
-            let member = Member { node: joiner, label: joiner.short(), addrs: Vec::new() };
-            store.circle_add(&context.network, circle, &member).map_err(RedeemError::Store)?;
+            let member = Member {
+                node: joiner,
+                label: joiner.short(),
+                addrs: Vec::new(),
+            };
+            store
+                .circle_add(&context.network, circle, &member)
+                .map_err(RedeemError::Store)?;
         }
         Ok(redeemed.circle)
     })
@@ -82,8 +100,15 @@ fn greeting(context: &Context, circle: Option<&str>) -> Vec<JoinFrame> {
     let own = context.me;
     let shown = |author: NodeId| keys.contains(&author) || (circle.is_some() && author == own);
     let members = circle.map(|_| vec![own]).unwrap_or_default();
-    let records = entries.iter().filter(|entry| shown(entry.author())).take(MAX_WELCOME_ENTRIES);
-    JoinFrame::welcome(genesis.bytes().to_vec(), members, records.map(|entry| entry.bytes().to_vec()))
+    let records = entries
+        .iter()
+        .filter(|entry| shown(entry.author()))
+        .take(MAX_WELCOME_ENTRIES);
+    JoinFrame::welcome(
+        genesis.bytes().to_vec(),
+        members,
+        records.map(|entry| entry.bytes().to_vec()),
+    )
 }
 
 /// The joiner's side, into another network. Afterwards the desk's current network is the inviter's; models held here came along.
@@ -91,7 +116,12 @@ fn greeting(context: &Context, circle: Option<&str>) -> Vec<JoinFrame> {
 /// # Errors
 /// What stood in the way, in words; then nothing has changed.
 pub async fn join(desk: Arc<Desk>, invite: Invite, identity: MeshConfig) -> anyhow::Result<String> {
-    let (mesh, mut events) = substrate_mesh::start(MeshConfig { network: invite.network, rules_hash: None, ..identity }).await?;
+    let (mesh, mut events) = substrate_mesh::start(MeshConfig {
+        network: invite.network,
+        rules_hash: None,
+        ..identity
+    })
+    .await?;
     // The temporary mesh's events matter to nobody; its channel must not fill.
     let sink = tokio::spawn(async move { while events.recv().await.is_some() {} });
     let welcomed = knock(&mesh, &invite).await;
@@ -119,21 +149,41 @@ pub async fn enlist(context: Arc<Context>, invite: Invite) -> anyhow::Result<Str
 ///
 /// # Errors
 /// No address answers, or the invite is refused.
-pub async fn knock(mesh: &substrate_mesh::Mesh, invite: &Invite) -> anyhow::Result<(Verified<Genesis>, Vec<AnyRecord>)> {
+pub async fn knock(
+    mesh: &substrate_mesh::Mesh,
+    invite: &Invite,
+) -> anyhow::Result<(Verified<Genesis>, Vec<AnyRecord>)> {
     reach(mesh, invite).await?;
-    let stream = mesh.open(invite.inviter, Protocol::Join).await.context("the inviter takes no join stream")?;
+    let stream = mesh
+        .open(invite.inviter, Protocol::Join)
+        .await
+        .context("the inviter takes no join stream")?;
     let (mut reader, mut writer) = framed::<_, JoinFrame>(stream);
-    writer.send(&JoinFrame::Hello { secret: *invite.secret.as_bytes() }).await?;
-    let genesis = match reader.next_within(DEADLINE).await.context("the inviter broke off")? {
+    writer
+        .send(&JoinFrame::Hello {
+            secret: *invite.secret.as_bytes(),
+        })
+        .await?;
+    let genesis = match reader
+        .next_within(DEADLINE)
+        .await
+        .context("the inviter broke off")?
+    {
         JoinFrame::Welcome { genesis, .. } => genesis,
         JoinFrame::Refused { why } => bail!("the inviter refused: {why}"),
         _ => bail!("the inviter does not keep to the protocol"),
     };
     let mut collected = EntriesCollector::default();
     loop {
-        match reader.next_within(DEADLINE).await.context("the inviter broke off")? {
+        match reader
+            .next_within(DEADLINE)
+            .await
+            .context("the inviter broke off")?
+        {
             JoinFrame::Entries { records } => collected.push(records)?,
-            JoinFrame::Done { entries } => return open_welcome(invite, &genesis, &collected.finish(entries)?),
+            JoinFrame::Done { entries } => {
+                return open_welcome(invite, &genesis, &collected.finish(entries)?);
+            }
             _ => bail!("the inviter does not keep to the protocol"),
         }
     }
@@ -149,19 +199,34 @@ async fn reach(mesh: &substrate_mesh::Mesh, invite: &Invite) -> anyhow::Result<(
             Err(_) => last = Some(format!("{addr}: no answer in {} s", DEADLINE.as_secs())),
         }
     }
-    bail!("no address in the invite reaches the inviter: {}", last.unwrap_or_else(|| "it names none".to_owned()))
+    bail!(
+        "no address in the invite reaches the inviter: {}",
+        last.unwrap_or_else(|| "it names none".to_owned())
+    )
 }
 
-fn open_welcome(invite: &Invite, genesis: &[u8], entries: &[Vec<u8>]) -> anyhow::Result<(Verified<Genesis>, Vec<AnyRecord>)> {
+fn open_welcome(
+    invite: &Invite,
+    genesis: &[u8],
+    entries: &[Vec<u8>],
+) -> anyhow::Result<(Verified<Genesis>, Vec<AnyRecord>)> {
     let genesis = Signed::<Genesis>::decode(genesis)?.verify_genesis()?;
     if genesis.network() != invite.network {
         bail!("the inviter sent the genesis of another network than the code names");
     }
-    let entries = entries.iter().map(|bytes| AnyRecord::open(bytes, &invite.network)).collect::<Result<_, _>>()?;
+    let entries = entries
+        .iter()
+        .map(|bytes| AnyRecord::open(bytes, &invite.network))
+        .collect::<Result<_, _>>()?;
     Ok((genesis, entries))
 }
 
-fn settle(desk: &Desk, invite: &Invite, genesis: &Verified<Genesis>, entries: Vec<AnyRecord>) -> anyhow::Result<String> {
+fn settle(
+    desk: &Desk,
+    invite: &Invite,
+    genesis: &Verified<Genesis>,
+    entries: Vec<AnyRecord>,
+) -> anyhow::Result<String> {
     desk.store.add_network(genesis)?;
     desk.store.records(invite.network).put(&entries)?;
     list_inviter(desk, invite)?;
@@ -172,10 +237,18 @@ fn settle(desk: &Desk, invite: &Invite, genesis: &Verified<Genesis>, entries: Ve
 }
 
 fn list_inviter(desk: &Desk, invite: &Invite) -> anyhow::Result<()> {
-    let peer = crate::store::PeerAddrs { addrs: invite.addrs.clone(), last_seen_ms: unix_ms() };
-    desk.store.save_peer(&invite.network, &invite.inviter, &peer)?;
+    let peer = crate::store::PeerAddrs {
+        addrs: invite.addrs.clone(),
+        last_seen_ms: unix_ms(),
+    };
+    desk.store
+        .save_peer(&invite.network, &invite.inviter, &peer)?;
     if let Some(circle) = &invite.circle {
-        let member = Member { node: invite.inviter, label: invite.inviter.short(), addrs: invite.addrs.clone() };
+        let member = Member {
+            node: invite.inviter,
+            label: invite.inviter.short(),
+            addrs: invite.addrs.clone(),
+        };
         desk.store.circle_add(&invite.network, circle, &member)?;
     }
     Ok(())

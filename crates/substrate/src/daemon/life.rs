@@ -10,7 +10,7 @@ use std::time::Duration;
 use substrate_mesh::{MeshEvent, MessageToken};
 use substrate_node::{AttemptId, Event, MoveReason, Node, Timestamp};
 use substrate_record::{JobId, NodeId, RecordId, Scope, SessionNonce};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,12 +57,11 @@ pub struct Peer {
 }
 
 /// How the loop ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The daemon was told to stop.
     Stopped,
     /// Another network was joined: start again in it.
-    Moved,
+    Moved(Arrival),
 }
 
 /// The loop's state.
@@ -105,8 +104,16 @@ pub enum Note {
     },
     /// Somebody redeemed an invite and is listed now.
     Joined(NodeId),
-    /// We are in another network now.
-    MovedNetwork,
+    /// We are in another network now; told to the asker once the daemon lives in it.
+    MovedNetwork(Arrival),
+}
+
+/// The answer to a join, sent when the daemon lives in the network joined.
+pub struct Arrival {
+    /// The network's name.
+    pub network: String,
+    /// Who asked.
+    pub reply: oneshot::Sender<Result<String, String>>,
 }
 
 /// Channels the loop reads.
@@ -163,7 +170,11 @@ impl Life {
     /// One event into the node, its actions out.
     pub(super) fn handle(&mut self, event: Event) {
         let now = self.context.now();
+        if !matches!(event, Event::Tick) {
+            tracing::trace!(?now, ?event, "node");
+        }
         for action in self.node.handle(now, event) {
+            tracing::trace!(?action, "node");
             self.perform(action);
         }
     }
@@ -176,12 +187,22 @@ impl Life {
     pub(super) fn on_report(&mut self, report: Report) {
         match report {
             Report::Event(event) => self.handle(event),
-            Report::Offered { attempt, manifest, orders, event } => {
+            Report::Offered {
+                attempt,
+                manifest,
+                orders,
+                event,
+            } => {
                 self.providers.insert(attempt, orders);
                 self.resumable.insert(manifest, attempt);
                 self.handle(event);
             }
-            Report::Reattach { from, manifest, tokens, io } => self.reattach(from, manifest, tokens, io),
+            Report::Reattach {
+                from,
+                manifest,
+                tokens,
+                io,
+            } => self.reattach(from, manifest, tokens, io),
             Report::RequesterClosed(attempt) => {
                 self.requesters.remove(&attempt);
             }
@@ -205,8 +226,8 @@ impl Life {
                 self.tell_circle();
                 self.send_entries(node);
             }
-            Note::MovedNetwork => {
-                self.ending = Ending::Moved;
+            Note::MovedNetwork(arrival) => {
+                self.ending = Ending::Moved(arrival);
                 self.stop.cancel();
             }
         }
@@ -214,6 +235,7 @@ impl Life {
 
     async fn keep_house(&mut self) {
         self.context.pool.expire().await;
+        self.context.pool.fit_threads();
         self.tell_models();
         if let Some(lending) = self.settings.lending_changed() {
             self.handle(Event::LendingChanged(lending));

@@ -18,9 +18,16 @@ use crate::door::{AskError, JobEvent, QueueNews, Route};
 impl Life {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Offer { attempt, entry, scope, .. } => self.offer(attempt, entry, scope),
+            Action::Offer {
+                attempt,
+                entry,
+                scope,
+                ..
+            } => self.offer(attempt, entry, scope),
             Action::Resume { attempt } => self.order_requester(attempt, RequesterOrder::Resume),
-            Action::CloseAttempt { attempt, why, .. } => self.order_requester(attempt, RequesterOrder::Close(why)),
+            Action::CloseAttempt { attempt, why, .. } => {
+                self.order_requester(attempt, RequesterOrder::Close(why))
+            }
             Action::Settle { attempt, .. } => self.order_requester(attempt, RequesterOrder::Settle),
             Action::TellQueued { job, news } => self.tell_queued(job, &news),
             // The session tells its client itself, in order with the text.
@@ -33,17 +40,36 @@ impl Life {
             Action::FailJob { job, why } => self.fail_job(job, why),
             // The session has told its client with the receipt.
             Action::FinishJob { job } => drop(self.jobs.remove(&job)),
-            Action::ReplyQueued { attempt, news } => self.order_provider(attempt, ProviderOrder::Queued(news)),
+            Action::ReplyQueued { attempt, news } => {
+                self.order_provider(attempt, ProviderOrder::Queued(news))
+            }
             Action::ReplyReady { attempt } => self.order_provider(attempt, ProviderOrder::Ready),
-            Action::ReplyRefused { attempt, why, retry_after_ms } => {
-                self.order_provider(attempt, ProviderOrder::Refuse { why, retry_after_ms });
+            Action::ReplyRefused {
+                attempt,
+                why,
+                retry_after_ms,
+            } => {
+                self.order_provider(
+                    attempt,
+                    ProviderOrder::Refuse {
+                        why,
+                        retry_after_ms,
+                    },
+                );
             }
             Action::Run { attempt, entry, .. } => self.run_attempt(attempt, entry),
             Action::PauseWork { attempt } => self.order_provider(attempt, ProviderOrder::Pause),
             Action::ResumeWork { attempt } => self.order_provider(attempt, ProviderOrder::Resume),
-            Action::StopWork { attempt, why } => self.order_provider(attempt, ProviderOrder::Stop(why)),
+            Action::StopWork { attempt, why } => {
+                self.order_provider(attempt, ProviderOrder::Stop(why))
+            }
             Action::Load { entry } => self.load_ahead(entry),
-            Action::Publish { audience, models, slots, queue } => self.publisher.publish(audience, models, slots, queue),
+            Action::Publish {
+                audience,
+                models,
+                slots,
+                queue,
+            } => self.publisher.publish(audience, models, slots, queue),
             Action::Forward { record } => self.judge(record, None),
             Action::Drop { record, why } => self.judge(record, Some(why)),
             Action::RenewSession => self.renew_session(),
@@ -55,7 +81,9 @@ impl Life {
         let session = self.session_of(attempt.peer);
         let known = self.shelf.entry(&entry).cloned();
         let class = self.engine_class(attempt.peer, &entry);
-        let (Some(job), Some(entry), Some(session)) = (self.jobs.get_mut(&attempt.job), known, session) else {
+        let (Some(job), Some(entry), Some(session)) =
+            (self.jobs.get_mut(&attempt.job), known, session)
+        else {
             self.report_later(Event::DialFailed { attempt });
             return;
         };
@@ -72,14 +100,25 @@ impl Life {
         let (orders, inbox) = mpsc::channel(ORDER_DEPTH);
         self.requesters.insert(attempt, orders);
         let roads = Arc::new(Roads::new(self.context.clone(), self.reports.clone()));
-        let (context, answer, reports) = (self.context.clone(), job.answer.clone(), self.reports.clone());
-        self.tasks.spawn(requester::run(context, offer, answer, roads, reports, inbox));
+        let (context, answer, reports) = (
+            self.context.clone(),
+            job.answer.clone(),
+            self.reports.clone(),
+        );
+        self.tasks.spawn(requester::run(
+            context, offer, answer, roads, reports, inbox,
+        ));
     }
 
     /// The engine the provider says it would answer with; this machine's own is known.
     fn engine_class(&self, node: NodeId, entry: &RecordId) -> String {
         let said = self.node.capacity().get(&node).and_then(|capability| {
-            capability.body().models.iter().find(|model| model.entry == *entry).map(|model| model.engine_class.clone())
+            capability
+                .body()
+                .models
+                .iter()
+                .find(|model| model.entry == *entry)
+                .map(|model| model.engine_class.clone())
         });
         said.unwrap_or_else(|| ENGINE_CLASS.to_owned())
     }
@@ -105,13 +144,30 @@ impl Life {
 
     fn run_attempt(&mut self, attempt: AttemptId, entry: RecordId) {
         match self.shelf.entry(&entry).cloned() {
-            Some(entry) => self.order_provider(attempt, ProviderOrder::Run { entry: Box::new(entry) }),
-            None => self.order_provider(attempt, ProviderOrder::Refuse { why: Refusal::UnknownEntry, retry_after_ms: 0 }),
+            Some(entry) => self.order_provider(
+                attempt,
+                ProviderOrder::Run {
+                    entry: Box::new(entry),
+                },
+            ),
+            None => self.order_provider(
+                attempt,
+                ProviderOrder::Refuse {
+                    why: Refusal::UnknownEntry,
+                    retry_after_ms: 0,
+                },
+            ),
         }
     }
 
     fn load_ahead(&self, entry: RecordId) {
-        let Some(weights) = self.shelf.entry(&entry).and_then(super::session::closing::weights) else { return };
+        let Some(weights) = self
+            .shelf
+            .entry(&entry)
+            .and_then(super::session::closing::weights)
+        else {
+            return;
+        };
         let pool = self.context.pool.clone();
         self.tasks.spawn(async move {
             if let Err(error) = pool.lease(&weights).await {
@@ -121,14 +177,22 @@ impl Life {
     }
 
     fn tell_queued(&self, job: JobId, news: &substrate_node::QueueNews) {
-        let Some(job) = self.jobs.get(&job) else { return };
-        let news = QueueNews { position: news.position, expected_wait_ms: news.expected_wait_ms, why: news.why.to_string() };
+        let Some(job) = self.jobs.get(&job) else {
+            return;
+        };
+        let news = QueueNews {
+            position: news.position,
+            expected_wait_ms: news.expected_wait_ms,
+            why: news.why.to_string(),
+        };
         // A client that does not read its last news does not need this one.
         let _ = job.events.try_send(JobEvent::Queued(news));
     }
 
     fn fail_job(&mut self, job: JobId, why: JobFailure) {
-        let Some(job) = self.jobs.remove(&job) else { return };
+        let Some(job) = self.jobs.remove(&job) else {
+            return;
+        };
         self.tasks.spawn(async move {
             let refusal = job.answer.lock().await.last_refusal.take();
             let error = ask_error(&job, why, refusal);
@@ -139,31 +203,46 @@ impl Life {
 
     fn judge(&mut self, record: RecordId, why: Option<DropReason>) {
         use substrate_mesh::Judgement;
-        let Some(token) = self.gossip.remove(&record) else { return };
+        let Some(token) = self.gossip.remove(&record) else {
+            return;
+        };
         let judgement = match why {
             None => Judgement::Accept,
             Some(why) if why.is_offence() => Judgement::Reject,
             Some(_) => Judgement::Ignore,
         };
         let mesh = self.context.mesh.clone();
-        self.tasks.spawn(async move { mesh.judge(token, judgement).await });
+        self.tasks
+            .spawn(async move { mesh.judge(token, judgement).await });
     }
 
     fn renew_session(&mut self) {
         let session = substrate_record::SessionNonce::from_bytes(draw());
         let mesh = self.context.mesh.clone();
-        self.tasks.spawn(async move { mesh.set_session(session).await });
+        self.tasks
+            .spawn(async move { mesh.set_session(session).await });
         self.report_later(Event::SessionRenewed(session));
     }
 
     /// An event that an action itself causes is handled after the actions of the current one.
     fn report_later(&self, event: Event) {
         let reports = self.reports.clone();
-        self.tasks.spawn(async move { reports.send(super::session::Report::Event(event)).await });
+        self.tasks
+            .spawn(async move { reports.send(super::session::Report::Event(event)).await });
     }
 
-    pub(super) fn reattach(&mut self, from: NodeId, manifest: RecordId, tokens: u32, mut io: JobIo) {
-        let attempt = self.resumable.get(&manifest).copied().filter(|attempt| attempt.peer == from);
+    pub(super) fn reattach(
+        &mut self,
+        from: NodeId,
+        manifest: RecordId,
+        tokens: u32,
+        mut io: JobIo,
+    ) {
+        let attempt = self
+            .resumable
+            .get(&manifest)
+            .copied()
+            .filter(|attempt| attempt.peer == from);
         match attempt {
             Some(attempt) => self.order_provider(attempt, ProviderOrder::Attach { io, tokens }),
             None => drop(self.tasks.spawn(async move {
@@ -184,12 +263,28 @@ fn deliver<T: Send + 'static>(orders: &mpsc::Sender<T>, order: T) {
 
 fn ask_error(job: &Requested, why: JobFailure, refusal: Option<String>) -> AskError {
     match why {
-        JobFailure::ListFull { waiting, retry_after_ms } => AskError::Busy { waiting, retry_after_ms },
-        JobFailure::Cancelled => AskError::Cancelled { why: "it was cancelled".to_owned() },
-        JobFailure::Deadline { .. } => AskError::Deadline { deadline_ms: job.deadline_ms, why: why.to_string() },
-        JobFailure::Refused(refused) => {
-            AskError::BadRequest { param: None, why: refusal.unwrap_or_else(|| refused.to_string()) }
-        }
-        other => AskError::NoNode { model: job.model.clone(), scope: job.scope, why: other.to_string() },
+        JobFailure::ListFull {
+            waiting,
+            retry_after_ms,
+        } => AskError::Busy {
+            waiting,
+            retry_after_ms,
+        },
+        JobFailure::Cancelled => AskError::Cancelled {
+            why: "it was cancelled".to_owned(),
+        },
+        JobFailure::Deadline { .. } => AskError::Deadline {
+            deadline_ms: job.deadline_ms,
+            why: why.to_string(),
+        },
+        JobFailure::Refused(refused) => AskError::BadRequest {
+            param: None,
+            why: refusal.unwrap_or_else(|| refused.to_string()),
+        },
+        other => AskError::NoNode {
+            model: job.model.clone(),
+            scope: job.scope,
+            why: other.to_string(),
+        },
     }
 }

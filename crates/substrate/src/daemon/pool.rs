@@ -14,12 +14,14 @@ use substrate_sandbox::wire::{Load, ToWorker};
 
 use super::context::{blocking, unix_ms};
 use super::engine::{self, Engine, WorkError};
+use super::threads::FreeCores;
 use crate::blobs::Blobs;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
 
 /// Prompt and answer tokens of the benchmark whose rates the Capability publishes.
-const BENCH_PREFILL: u32 = 256;
-const BENCH_DECODE: u32 = 48;
+/// Small: while a worker measures itself, a first prompt waits.
+const BENCH_PREFILL: u32 = 96;
+const BENCH_DECODE: u32 = 16;
 
 /// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -31,7 +33,9 @@ pub struct WorkerSettings {
     pub binary: PathBuf,
     /// Its SHA-256; another binary is refused.
     pub sha256: ContentHash,
-    /// Threads for the engine.
+    /// Cores of the machine.
+    pub cores: u32,
+    /// Threads for the engine at most: what the owner lends.
     pub threads: u32,
     /// Context in tokens the owner set.
     pub context: Option<u32>,
@@ -61,6 +65,7 @@ pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
     models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
+    free: Arc<Mutex<FreeCores>>,
 }
 
 /// One model's place: the load is behind an async lock so that a second asker waits for it.
@@ -104,7 +109,13 @@ pub struct Lease {
 impl Pool {
     /// No worker is started yet.
     pub fn new(settings: WorkerSettings, blobs: Blobs) -> Self {
-        Self { settings: Arc::new(settings), blobs, models: Arc::default() }
+        let free = Arc::new(Mutex::new(FreeCores::new(settings.cores, settings.threads)));
+        Self {
+            settings: Arc::new(settings),
+            blobs,
+            models: Arc::default(),
+            free,
+        }
     }
 
     /// How workers are made.
@@ -143,10 +154,11 @@ impl Pool {
     async fn load(&self, weights: &ContentHash) -> Result<Engine, LoadError> {
         let worker = self.launch(weights).await?;
         let settings = &self.settings;
+        let threads = lock(&self.free).threads();
         let load = Load {
             n_ctx: settings.context.unwrap_or(DEFAULT_CONTEXT),
-            threads: settings.threads,
-            batch_threads: settings.threads,
+            threads,
+            batch_threads: threads,
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load)).await?;
@@ -154,12 +166,17 @@ impl Pool {
         Ok(engine)
     }
 
-    async fn launch(&self, weights: &ContentHash) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+    async fn launch(
+        &self,
+        weights: &ContentHash,
+    ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
         if !self.blobs.has(weights) {
             return Err(LoadError::NoBlob(*weights));
         }
         let spec = self.spec(self.blobs.path(weights));
-        blocking(move || Wall::spawn(spec)).await.map_err(|error| LoadError::Wall(error.to_string()))
+        blocking(move || Wall::spawn(spec))
+            .await
+            .map_err(|error| LoadError::Wall(error.to_string()))
     }
 
     fn spec(&self, model: PathBuf) -> WallSpec {
@@ -203,13 +220,20 @@ impl Pool {
     /// Whether a live worker holds the model.
     pub fn is_loaded(&self, weights: &ContentHash) -> bool {
         let slot = lock(&self.models).get(weights).cloned();
-        slot.is_some_and(|slot| lock(&slot.seen).engine.as_ref().is_some_and(Engine::is_alive))
+        slot.is_some_and(|slot| {
+            lock(&slot.seen)
+                .engine
+                .as_ref()
+                .is_some_and(Engine::is_alive)
+        })
     }
 
     /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
     /// Returns whether it was loaded.
     pub async fn keep_alive(&self, weights: &ContentHash, stay: Option<Duration>) -> bool {
-        let Some(slot) = lock(&self.models).get(weights).cloned() else { return false };
+        let Some(slot) = lock(&self.models).get(weights).cloned() else {
+            return false;
+        };
         let loaded = {
             let mut seen = lock(&slot.seen);
             seen.keep_alive = Some(stay);
@@ -223,13 +247,32 @@ impl Pool {
     pub async fn expire(&self) {
         let slots: Vec<Arc<Slot>> = lock(&self.models).values().cloned().collect();
         for slot in slots {
-            let Ok(mut held) = slot.engine.try_lock() else { continue };
+            let Ok(mut held) = slot.engine.try_lock() else {
+                continue;
+            };
             if slot.is_over(self.settings.keep_alive) {
                 *held = None;
                 let mut seen = lock(&slot.seen);
                 seen.engine = None;
                 seen.keep_alive = None;
             }
+        }
+    }
+
+    /// Gives the engines as many threads as there are cores that nobody else uses. Called once a second.
+    pub fn fit_threads(&self) {
+        let engines: Vec<Engine> = self
+            .loaded()
+            .into_iter()
+            .map(|loaded| loaded.engine)
+            .collect();
+        let pids: Vec<u32> = engines.iter().map(Engine::pid).collect();
+        let Some(threads) = lock(&self.free).look(&pids) else {
+            return;
+        };
+        tracing::debug!(threads, "threads of the engine");
+        for engine in engines {
+            engine.use_threads(threads);
         }
     }
 
@@ -245,15 +288,23 @@ impl Pool {
     /// The workers alive now.
     pub fn loaded(&self) -> Vec<Loaded> {
         let models = lock(&self.models).clone();
-        models.iter().filter_map(|(digest, slot)| slot.listed(*digest, self.settings.keep_alive)).collect()
+        models
+            .iter()
+            .filter_map(|(digest, slot)| slot.listed(*digest, self.settings.keep_alive))
+            .collect()
     }
 }
 
 impl Slot {
     fn is_over(&self, default: Option<Duration>) -> bool {
         let seen = lock(&self.seen);
-        let Some(engine) = &seen.engine else { return false };
-        let idle = seen.last_used.filter(|_| seen.busy == 0).map(|at| at.elapsed());
+        let Some(engine) = &seen.engine else {
+            return false;
+        };
+        let idle = seen
+            .last_used
+            .filter(|_| seen.busy == 0)
+            .map(|at| at.elapsed());
         let over = match (seen.keep_alive.unwrap_or(default), idle) {
             (Some(stay), Some(idle)) => idle >= stay,
             _ => false,
@@ -265,9 +316,17 @@ impl Slot {
         let seen = lock(&self.seen).clone();
         let engine = seen.engine.filter(Engine::is_alive)?;
         let stay = seen.keep_alive.unwrap_or(default);
-        let left = stay.map(|stay| stay.saturating_sub(seen.last_used.map_or(Duration::ZERO, |at| at.elapsed())));
-        let expires_ms = left.map(|left| unix_ms() + u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        Some(Loaded { digest, engine, busy: seen.busy, expires_ms })
+        let left = stay.map(|stay| {
+            stay.saturating_sub(seen.last_used.map_or(Duration::ZERO, |at| at.elapsed()))
+        });
+        let expires_ms =
+            left.map(|left| unix_ms() + u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        Some(Loaded {
+            digest,
+            engine,
+            busy: seen.busy,
+            expires_ms,
+        })
     }
 }
 
@@ -308,7 +367,9 @@ impl Inspect for WalledInspector {
                 size: facts.size,
             }),
             Err(WorkError::Failed { detail, .. }) => Err(InspectError::BadModel(detail)),
-            Err(error @ WorkError::Crashed { .. }) => Err(InspectError::BadModel(error.to_string())),
+            Err(error @ WorkError::Crashed { .. }) => {
+                Err(InspectError::BadModel(error.to_string()))
+            }
             Err(error) => Err(InspectError::Unavailable(error.to_string())),
         }
     }
@@ -316,5 +377,7 @@ impl Inspect for WalledInspector {
 
 /// Nothing panics while holding these locks, so a poisoned one still guards whole state.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,15 +1,19 @@
 //! The Capability of this machine: signed with a growing sequence number and sent, one after the other.
 //!
-//! Invariant: no two capabilities of this key ever carry the same number, over restarts too: a counter of
-//! starts is durable before the first of a start is signed.
+//! Invariant: no two capabilities of this key ever carry the same number, over restarts too: the last number
+//! and id are durable before the record is sent.
 //! Absent by design: storing capabilities. They live ten minutes and are never in the log (LEDGER a3).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use substrate_mesh::entries::entries_frames;
+use anyhow::Context as _;
 use substrate_mesh::Protocol;
+use substrate_mesh::entries::entries_frames;
 use substrate_node::Audience;
-use substrate_record::{Capability, Hardware, ModelOffer, NodeId, Place, Record, RecordId, Stream, Verified};
+use substrate_record::{
+    Capability, Hardware, ModelOffer, NodeId, Place, Record, RecordId, Stream, Verified,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::context::{Context, unix_ms};
@@ -18,9 +22,6 @@ use crate::files;
 
 /// Publications that may wait: the node makes at most two every five seconds.
 const DEPTH: usize = 8;
-
-/// Numbers reserved per start: a capability every five seconds for ten years.
-const NUMBERS_PER_START: u64 = 1 << 26;
 
 /// Sends what the node wants published, in order.
 pub struct Publisher {
@@ -38,8 +39,7 @@ struct Order {
 struct Press {
     context: Arc<Context>,
     hardware: Hardware,
-    seq: u64,
-    prev: Option<RecordId>,
+    place: Bookmark,
     circle: watch::Receiver<Vec<NodeId>>,
 }
 
@@ -47,19 +47,33 @@ impl Publisher {
     /// Starts the task that signs and sends. Ends when the publisher is dropped.
     ///
     /// # Errors
-    /// The counter of starts cannot be read or made durable.
+    /// The number of the last capability cannot be read.
     pub fn start(context: Arc<Context>, hardware: Hardware) -> anyhow::Result<Self> {
-        let first = reserve(&context)?;
+        let place = Bookmark::open(&context)?;
         let (orders, inbox) = mpsc::channel(DEPTH);
         let (circle, members) = watch::channel(Vec::new());
-        let press = Press { context, hardware, seq: first, prev: None, circle: members };
+        let press = Press {
+            context,
+            hardware,
+            place,
+            circle: members,
+        };
         tokio::spawn(press.run(inbox));
         Ok(Self { orders, circle })
     }
 
     /// Hands over one publication. If the task is that far behind, a later one will say the same.
     pub fn publish(&self, audience: Audience, models: Vec<ModelOffer>, slots: u32, queue: u32) {
-        if self.orders.try_send(Order { audience, models, slots, queue }).is_err() {
+        if self
+            .orders
+            .try_send(Order {
+                audience,
+                models,
+                slots,
+                queue,
+            })
+            .is_err()
+        {
             tracing::debug!("a capability was not sent: the publisher is behind");
         }
     }
@@ -75,6 +89,10 @@ impl Press {
         while let Some(order) = inbox.recv().await {
             let audience = order.audience;
             let record = self.sign(order);
+            if let Err(error) = self.place.keep(&record) {
+                tracing::error!(%error, "a capability was not sent: its number could not be kept");
+                continue;
+            }
             match audience {
                 Audience::Gossip => {
                     if let Err(error) = self.context.mesh.publish(record.bytes().to_vec()).await {
@@ -99,14 +117,18 @@ impl Press {
             build: crate::BUILD.to_owned(),
             worker_sha256: settings.sha256,
         };
-        let place = Place { stream: Stream::Cap, seq: self.seq, prev: self.prev };
-        let record = Record { author: self.context.me, place: Some(place), epoch: 0, claimed_ms: unix_ms(), deps: Vec::new(), body };
-        let record = record
-            .sign(self.context.desk.device.signing(), &self.context.network)
-            .expect("hardware and models are cut to the record's bounds before");
-        self.seq += 1;
-        self.prev = Some(record.id());
+        let place = self.place.next();
+        let record = Record {
+            author: self.context.me,
+            place: Some(place),
+            epoch: 0,
+            claimed_ms: unix_ms(),
+            deps: Vec::new(),
+            body,
+        };
         record
+            .sign(self.context.desk.device.signing(), &self.context.network)
+            .expect("hardware and models are cut to the record's bounds before")
     }
 
     fn send_to_circle(&self, record: &Verified<Capability>) {
@@ -116,28 +138,76 @@ impl Press {
                 let frames = entries_frames([bytes]);
                 match mesh.open(node, Protocol::Sync).await {
                     Ok(stream) => exchange::send(stream, frames).await,
-                    Err(error) => tracing::trace!(%node, %error, "a circle's member is not connected"),
+                    Err(error) => {
+                        tracing::trace!(%node, %error, "a circle's member is not connected")
+                    }
                 }
             });
         }
     }
 }
 
-/// The first number of this start, from a counter that is durable before this returns.
-fn reserve(context: &Context) -> anyhow::Result<u64> {
-    let path = context.desk.home.store().with_file_name("starts");
-    let starts: u64 = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| anyhow::anyhow!("{} holds no number", path.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error.into()),
-    };
-    files::write_atomically(&path, 0o600, format!("{}\n", starts + 1).as_bytes())?;
-    Ok(starts * NUMBERS_PER_START + 1)
+/// Where the own capability stream stands: a small file, because the records themselves are not stored.
+struct Bookmark {
+    path: PathBuf,
+    last: Option<(u64, RecordId)>,
+}
+
+impl Bookmark {
+    fn open(context: &Context) -> anyhow::Result<Self> {
+        let path = context
+            .desk
+            .home
+            .store()
+            .with_file_name(format!("capability-{}", context.network));
+        let last = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(
+                parse(&text)
+                    .with_context(|| format!("{} is not what was written there", path.display()))?,
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { path, last })
+    }
+
+    fn next(&self) -> Place {
+        match self.last {
+            Some((seq, id)) => Place {
+                stream: Stream::Cap,
+                seq: seq + 1,
+                prev: Some(id),
+            },
+            None => Place {
+                stream: Stream::Cap,
+                seq: 1,
+                prev: None,
+            },
+        }
+    }
+
+    fn keep(&mut self, record: &Verified<Capability>) -> Result<(), files::FileError> {
+        let seq = self.next().seq;
+        files::write_atomically(
+            &self.path,
+            0o600,
+            format!("{seq} {}\n", record.id()).as_bytes(),
+        )?;
+        self.last = Some((seq, record.id()));
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Option<(u64, RecordId)> {
+    let (seq, id) = text.trim().split_once(' ')?;
+    Some((seq.parse().ok()?, id.parse().ok()?))
 }
 
 fn free_memory() -> u64 {
     // A machine that does not tell how much is free offers none.
-    let Ok(mut system) = sysinfo::System::new() else { return 0 };
+    let Ok(mut system) = sysinfo::System::new() else {
+        return 0;
+    };
     system.refresh_memory();
     system.available_memory()
 }

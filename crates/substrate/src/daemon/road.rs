@@ -29,7 +29,12 @@ impl Dial for Roads {
     async fn dial(&self, to: NodeId) -> Option<JobIo> {
         if to == self.context.me {
             let (ours, theirs) = JobIo::pair();
-            tokio::spawn(provider::accept(self.context.clone(), to, theirs, self.reports.clone()));
+            tokio::spawn(provider::accept(
+                self.context.clone(),
+                to,
+                theirs,
+                self.reports.clone(),
+            ));
             return Some(ours);
         }
         match self.context.mesh.open(to, Protocol::Job).await {

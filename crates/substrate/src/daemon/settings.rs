@@ -23,7 +23,13 @@ pub struct Settings {
 impl Settings {
     /// Takes over what was read from disk.
     pub fn new(config: Config, circle: Vec<NodeId>, cores: u32) -> Self {
-        let mut settings = Self { config, circle, refused_entries: Vec::new(), cores, last: Lending::Off };
+        let mut settings = Self {
+            config,
+            circle,
+            refused_entries: Vec::new(),
+            cores,
+            last: Lending::Off,
+        };
         settings.last = settings.now();
         settings
     }
@@ -80,18 +86,28 @@ impl Settings {
             When::Idle => is_idle(self.cores),
             When::Always => true,
         };
-        let in_hours = lending.hours.as_ref().is_none_or(|hours| hours.contains(minute_of_day()));
+        let in_hours = lending
+            .hours
+            .as_ref()
+            .is_none_or(|hours| hours.contains(minute_of_day()));
         if !willing || !in_hours {
             return Lending::Off;
         }
         let lends = |kind| lending.job_types.is_empty() || lending.job_types.contains(&kind);
-        let refused_kinds = [(JobType::Generate, JobKind::Generate), (JobType::Embed, JobKind::Embed)];
+        let refused_kinds = [
+            (JobType::Generate, JobKind::Generate),
+            (JobType::Embed, JobKind::Embed),
+        ];
         Lending::On(LendingTerms {
             widest: Scope::Commons,
             slots: 1,
             refused_nodes: lending.requesters.deny.clone(),
             refused_entries: self.refused_entries.clone(),
-            refused_kinds: refused_kinds.into_iter().filter(|(word, _)| !lends(*word)).map(|(_, kind)| kind).collect(),
+            refused_kinds: refused_kinds
+                .into_iter()
+                .filter(|(word, _)| !lends(*word))
+                .map(|(_, kind)| kind)
+                .collect(),
         })
     }
 }
@@ -99,7 +115,9 @@ impl Settings {
 /// Whether the machine has nothing else to do, by the load average of the last minute.
 fn is_idle(cores: u32) -> bool {
     // A machine that does not tell its load is not known to be idle.
-    let Ok(load) = sysinfo::System::load_average() else { return false };
+    let Ok(load) = sysinfo::System::load_average() else {
+        return false;
+    };
     load.one * 100.0 < f64::from(IDLE_LOAD_PERCENT) * f64::from(cores)
 }
 

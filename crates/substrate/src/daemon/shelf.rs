@@ -32,8 +32,16 @@ impl Shelf {
     ///
     /// # Errors
     /// The store's.
-    pub fn open(genesis: &Verified<Genesis>, catalogue: Catalogue, entries: Vec<Verified<ModelEntry>>) -> anyhow::Result<Self> {
-        let mut shelf = Self { catalogue, registry: Registry::new(genesis), held: Vec::new() };
+    pub fn open(
+        genesis: &Verified<Genesis>,
+        catalogue: Catalogue,
+        entries: Vec<Verified<ModelEntry>>,
+    ) -> anyhow::Result<Self> {
+        let mut shelf = Self {
+            catalogue,
+            registry: Registry::new(genesis),
+            held: Vec::new(),
+        };
         for entry in entries {
             shelf.learn(entry);
         }
@@ -60,7 +68,10 @@ impl Shelf {
 
     /// Who vouches for each known entry.
     pub fn standings(&self) -> BTreeMap<RecordId, Standing> {
-        self.registry.iter().filter_map(|entry| Some((entry.id(), self.registry.standing(&entry.id())?))).collect()
+        self.registry
+            .iter()
+            .filter_map(|entry| Some((entry.id(), self.registry.standing(&entry.id())?)))
+            .collect()
     }
 
     /// An entry by its id.
@@ -80,7 +91,9 @@ impl Shelf {
 
     /// Entries that a typed name may mean, all over the same weights, own ones first.
     pub fn named(&self, model: &str) -> Vec<RecordId> {
-        let Some(weights) = self.weights_of(model) else { return Vec::new() };
+        let Some(weights) = self.weights_of(model) else {
+            return Vec::new();
+        };
         let own: BTreeSet<RecordId> = self.held.iter().map(|held| held.entry.id()).collect();
         let mut ids: Vec<RecordId> = self.over(&weights).map(Verified::id).collect();
         ids.sort_by_key(|id| !own.contains(id));
@@ -96,12 +109,23 @@ impl Shelf {
             return self.registry.get(&id).and_then(weights);
         }
         let wanted = model.parse::<crate::models::names::ModelName>().ok()?;
-        let same = |entry: &&Verified<ModelEntry>| entry.body().name.parse().is_ok_and(|name: crate::models::names::ModelName| name == wanted);
+        let same = |entry: &&Verified<ModelEntry>| {
+            entry
+                .body()
+                .name
+                .parse()
+                .is_ok_and(|name: crate::models::names::ModelName| name == wanted)
+        };
         self.registry.iter().find(same).and_then(weights)
     }
 
-    fn over<'a>(&'a self, digest: &'a ContentHash) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
-        self.registry.iter().filter(move |entry| weights(entry).as_ref() == Some(digest))
+    fn over<'a>(
+        &'a self,
+        digest: &'a ContentHash,
+    ) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
+        self.registry
+            .iter()
+            .filter(move |entry| weights(entry).as_ref() == Some(digest))
     }
 
     /// Names that resemble one that is not known.
@@ -115,7 +139,12 @@ impl Shelf {
     /// What this machine can answer with, for the node: one line per entry over weights held here.
     pub fn own_models(&self, pool: &Pool) -> Vec<OwnModel> {
         let held: BTreeSet<ContentHash> = self.held.iter().map(Held::weights).collect();
-        held.iter().flat_map(|digest| self.over(digest).map(move |entry| own_model(entry, digest, pool))).collect()
+        held.iter()
+            .flat_map(|digest| {
+                self.over(digest)
+                    .map(move |entry| own_model(entry, digest, pool))
+            })
+            .collect()
     }
 }
 

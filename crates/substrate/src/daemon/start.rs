@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use substrate_mesh::{Discovery, Limits, MeshConfig};
@@ -22,10 +21,10 @@ use super::shelf::Shelf;
 use super::{DaemonOptions, Opened};
 use crate::blobs::Blobs;
 use crate::config::{Config, KeepAlive};
+use crate::door::Call;
 use crate::grpc::desk::Desk;
 use crate::hardware;
 use crate::home::Home;
-use crate::door::Call;
 
 /// Sequences answered at once. One, until the engine batches.
 const SLOTS: u32 = 1;
@@ -44,7 +43,12 @@ pub struct Ready {
 impl Ready {
     /// Runs it; gives the inbox of calls back at the end.
     pub async fn run(self, calls: mpsc::Receiver<Call>) -> (Ending, mpsc::Receiver<Call>) {
-        let inboxes = Inboxes { calls, mesh: self.mesh, reports: self.reports, notes: self.notes };
+        let inboxes = Inboxes {
+            calls,
+            mesh: self.mesh,
+            reports: self.reports,
+            notes: self.notes,
+        };
         self.life.run(inboxes).await
     }
 }
@@ -55,13 +59,16 @@ impl Ready {
 /// There is no worker beside this program, or it is not the one in the install manifest.
 pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> {
     let binary = worker_path()?;
-    let digest = worker_sha256(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let digest =
+        worker_sha256(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let sha256 = ContentHash::from_bytes(digest);
-    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    let cores = std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let memory = hardware::detect(home.blobs().as_path()).memory;
     let settings = WorkerSettings {
         binary,
         sha256,
+        cores,
         threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
         context: config.models.context,
         memory_limit: config.lending.memory.map_or(memory, |limit| limit.0),
@@ -80,7 +87,10 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
 pub fn worker_path() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     let folder = own.parent().context("this program lies in no folder")?;
-    let candidates = [folder.join("substrate-worker"), folder.join("../libexec/substrate-worker")];
+    let candidates = [
+        folder.join("substrate-worker"),
+        folder.join("../libexec/substrate-worker"),
+    ];
     let found = candidates.iter().find(|path| path.is_file()).cloned();
     found.with_context(|| {
         let places = candidates.map(|path| path.display().to_string()).join(" or ");
@@ -100,7 +110,10 @@ pub fn identity(desk: &Desk, listen: Vec<String>, peers: Vec<String>) -> MeshCon
         session: SessionNonce::from_bytes(draw()),
         listen,
         static_peers: peers,
-        discovery: Discovery { mdns: false, kad: false },
+        discovery: Discovery {
+            mdns: false,
+            kad: false,
+        },
         known_peers: Vec::new(),
         allow_join: true,
         limits: Limits::default(),
@@ -111,14 +124,31 @@ pub fn identity(desk: &Desk, listen: Vec<String>, peers: Vec<String>) -> MeshCon
 ///
 /// # Errors
 /// The mesh cannot listen, or the store cannot be read.
-pub(super) async fn life(options: &DaemonOptions, opened: &Opened, desk: Arc<Desk>, stop: CancellationToken) -> anyhow::Result<Ready> {
+pub(super) async fn life(
+    options: &DaemonOptions,
+    opened: &Opened,
+    desk: Arc<Desk>,
+    stop: CancellationToken,
+) -> anyhow::Result<Ready> {
     let config = Config::load(&options.home)?;
     let mesh_config = mesh_config(options, &config, &desk)?;
     let session = mesh_config.session;
     let (mesh, mesh_events) = substrate_mesh::start(mesh_config).await?;
     let network = desk.network();
-    let context = Arc::new(Context { me: desk.node(), network, desk: desk.clone(), pool: opened.pool.clone(), mesh, started: Instant::now() });
-    let shelf = Shelf::open(&desk.genesis, desk.catalogue.clone(), desk.records.entries()?)?;
+    let context = Arc::new(Context {
+        me: desk.node(),
+        network,
+        desk: desk.clone(),
+        pool: opened.pool.clone(),
+        mesh,
+        api: opened.api.clone(),
+        started: opened.started,
+    });
+    let shelf = Shelf::open(
+        &desk.genesis,
+        desk.catalogue.clone(),
+        desk.records.entries()?,
+    )?;
     let hardware = hardware::detect(desk.home.blobs().as_path());
     let circle = desk.store.circle_members(&network)?.into_iter().collect();
     let cores = hardware.cores;
@@ -148,22 +178,48 @@ pub(super) async fn life(options: &DaemonOptions, opened: &Opened, desk: Arc<Des
         notes,
     };
     life.refuse_unlent();
-    Ok(Ready { life, mesh: mesh_events, reports: report_inbox, notes: note_inbox })
+    Ok(Ready {
+        life,
+        mesh: mesh_events,
+        reports: report_inbox,
+        notes: note_inbox,
+    })
 }
 
 fn node(context: &Context, session: SessionNonce) -> Node {
-    let config = NodeConfig { own: context.me, session, slots: SLOTS, walls: vec![context.pool.wall()], isolated: false };
+    let config = NodeConfig {
+        own: context.me,
+        session,
+        slots: SLOTS,
+        walls: vec![context.pool.wall()],
+        isolated: false,
+    };
     Node::new(config, u64::from_be_bytes(draw()))
 }
 
 /// Peers of the command line, of the settings, and those met before.
-fn mesh_config(options: &DaemonOptions, config: &Config, desk: &Desk) -> anyhow::Result<MeshConfig> {
-    let listen = if options.listen.is_empty() { config.mesh.listen.clone() } else { options.listen.clone() };
+fn mesh_config(
+    options: &DaemonOptions,
+    config: &Config,
+    desk: &Desk,
+) -> anyhow::Result<MeshConfig> {
+    let listen = if options.listen.is_empty() {
+        config.mesh.listen.clone()
+    } else {
+        options.listen.clone()
+    };
     let mut peers = config.mesh.peers.clone();
     peers.extend(options.peers.iter().cloned());
-    let discovery = Discovery { mdns: config.mesh.mdns, kad: config.mesh.kad };
+    let discovery = Discovery {
+        mdns: config.mesh.mdns,
+        kad: config.mesh.kad,
+    };
     let known_peers = known_addresses(desk, &desk.network())?;
-    Ok(MeshConfig { discovery, known_peers, ..identity(desk, listen, peers) })
+    Ok(MeshConfig {
+        discovery,
+        known_peers,
+        ..identity(desk, listen, peers)
+    })
 }
 
 fn known_addresses(desk: &Desk, network: &NetworkId) -> anyhow::Result<Vec<String>> {
@@ -171,5 +227,9 @@ fn known_addresses(desk: &Desk, network: &NetworkId) -> anyhow::Result<Vec<Strin
     const FIRST_DIALS: usize = 16;
     let mut known = desk.store.peers(network)?;
     known.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.last_seen_ms));
-    Ok(known.into_iter().take(FIRST_DIALS).flat_map(|(_, peer)| peer.addrs).collect())
+    Ok(known
+        .into_iter()
+        .take(FIRST_DIALS)
+        .flat_map(|(_, peer)| peer.addrs)
+        .collect())
 }

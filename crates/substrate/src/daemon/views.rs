@@ -32,7 +32,11 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, loaded: bool) -> ModelView {
 }
 
 /// A model only others hold.
-pub fn others_model(entry: &Verified<ModelEntry>, digest: ContentHash, nodes: Vec<NodeId>) -> ModelView {
+pub fn others_model(
+    entry: &Verified<ModelEntry>,
+    digest: ContentHash,
+    nodes: Vec<NodeId>,
+) -> ModelView {
     let body = entry.body();
     ModelView {
         name: body.name.clone(),
@@ -57,7 +61,10 @@ pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
     pool.loaded()
         .into_iter()
         .map(|loaded| {
-            let name = held.iter().find(|held| held.weights() == loaded.digest).map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
+            let name = held
+                .iter()
+                .find(|held| held.weights() == loaded.digest)
+                .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
             let facts = loaded.engine.facts();
             WorkerView {
                 model: name,
@@ -118,15 +125,23 @@ pub fn serving(status: &WorkStatus, model: String, now: Timestamp) -> JobView {
 }
 
 fn news(news: &substrate_node::QueueNews) -> QueueNews {
-    QueueNews { position: news.position, expected_wait_ms: news.expected_wait_ms, why: news.why.to_string() }
+    QueueNews {
+        position: news.position,
+        expected_wait_ms: news.expected_wait_ms,
+        why: news.why.to_string(),
+    }
 }
 
 /// A node in sight, without its addresses.
 pub fn peer(status: &PeerStatus<'_>, known: Option<&Peer>, shelf: &Shelf) -> PeerView {
     let capability = status.capability.map(Verified::body);
     let models = capability.map_or_else(Vec::new, |capability| {
-        let mut names: Vec<String> =
-            capability.models.iter().filter_map(|model| shelf.entry(&model.entry)).map(|entry| entry.body().name.clone()).collect();
+        let mut names: Vec<String> = capability
+            .models
+            .iter()
+            .filter_map(|model| shelf.entry(&model.entry))
+            .map(|entry| entry.body().name.clone())
+            .collect();
         names.dedup();
         names
     });
@@ -178,5 +193,9 @@ fn resident_bytes_of(pid: u32) -> u64 {
     /// Linux counts pages of this size on every machine that lends today (x86-64, and arm64 as Debian builds it).
     const PAGE: u64 = 4096;
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * PAGE)
+    statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok())
+        .map_or(0, |pages| pages * PAGE)
 }

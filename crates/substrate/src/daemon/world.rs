@@ -24,7 +24,11 @@ impl Life {
                 self.handle(Event::PeerDown { node });
             }
             MeshEvent::Record { from, token, bytes } => self.on_gossip(from, token, &bytes),
-            MeshEvent::Inbound { node, protocol, stream } => self.on_stream(node, protocol, stream),
+            MeshEvent::Inbound {
+                node,
+                protocol,
+                stream,
+            } => self.on_stream(node, protocol, stream),
             MeshEvent::Listening { address } => tracing::info!(%address, "mesh listens"),
             MeshEvent::Refused { node, address, why } => {
                 tracing::warn!(%node, %address, %why, "a peer was refused at hello");
@@ -35,9 +39,20 @@ impl Life {
 
     fn meet(&mut self, peer: &PeerView) {
         let build = format!("{} {}", peer.version, peer.build);
-        self.peers.insert(peer.node, Peer { session: peer.session, skew_ms: peer.skew_ms, build });
+        self.peers.insert(
+            peer.node,
+            Peer {
+                session: peer.session,
+                skew_ms: peer.skew_ms,
+                build,
+            },
+        );
         let rtt_ms = u32::try_from(peer.rtt_ms).unwrap_or(u32::MAX);
-        self.handle(Event::PeerUp { node: peer.node, rtt_ms, session: peer.session });
+        self.handle(Event::PeerUp {
+            node: peer.node,
+            rtt_ms,
+            session: peer.session,
+        });
     }
 
     fn on_gossip(&mut self, from: NodeId, token: MessageToken, bytes: &[u8]) {
@@ -47,12 +62,26 @@ impl Life {
                     self.gossip.pop_first();
                 }
                 self.gossip.insert(record.id(), token);
-                self.handle(Event::CapabilitySeen { record, from, direct: false });
+                self.handle(Event::CapabilitySeen {
+                    record,
+                    from,
+                    direct: false,
+                });
             }
             Ok(AnyRecord::ModelEntry(entry)) => {
                 // Device-signed entries go point to point only; here they are neither used nor passed on.
-                let vouched = self.context.desk.genesis.body().registry_keys.contains(&entry.author());
-                let judgement = if vouched { Judgement::Accept } else { Judgement::Ignore };
+                let vouched = self
+                    .context
+                    .desk
+                    .genesis
+                    .body()
+                    .registry_keys
+                    .contains(&entry.author());
+                let judgement = if vouched {
+                    Judgement::Accept
+                } else {
+                    Judgement::Ignore
+                };
                 self.say(token, judgement);
                 if vouched {
                     self.on_direct(from, vec![AnyRecord::ModelEntry(entry)]);
@@ -68,7 +97,8 @@ impl Life {
 
     fn say(&self, token: MessageToken, judgement: Judgement) {
         let mesh = self.context.mesh.clone();
-        self.tasks.spawn(async move { mesh.judge(token, judgement).await });
+        self.tasks
+            .spawn(async move { mesh.judge(token, judgement).await });
     }
 
     /// Records sent to us alone: entries to know of, capabilities of our circle.
@@ -81,8 +111,14 @@ impl Life {
                         new.push(AnyRecord::ModelEntry(entry));
                     }
                 }
-                AnyRecord::Capability(record) => self.handle(Event::CapabilitySeen { record, from, direct: true }),
-                other => tracing::debug!(%from, kind = ?other.record_type(), "a record that is not sent this way"),
+                AnyRecord::Capability(record) => self.handle(Event::CapabilitySeen {
+                    record,
+                    from,
+                    direct: true,
+                }),
+                other => {
+                    tracing::debug!(%from, kind = ?other.record_type(), "a record that is not sent this way")
+                }
             }
         }
         if new.is_empty() {
@@ -104,20 +140,37 @@ impl Life {
         match protocol {
             Protocol::Job => {
                 let (context, reports) = (self.context.clone(), self.reports.clone());
-                self.tasks.spawn(provider::accept(context, node, JobIo::new(stream), reports));
+                self.tasks
+                    .spawn(provider::accept(context, node, JobIo::new(stream), reports));
             }
             Protocol::Sync => {
-                let (network, notes, reports) = (self.context.network, self.notes.clone(), self.reports.clone());
+                let (network, notes, reports) = (
+                    self.context.network,
+                    self.notes.clone(),
+                    self.reports.clone(),
+                );
                 self.tasks.spawn(async move {
                     match exchange::receive(stream, &network).await {
-                        Ok(records) => drop(notes.send(Note::Direct { from: node, records }).await),
-                        Err(what) => drop(reports.send(super::session::Report::Offence { node, what }).await),
+                        Ok(records) => drop(
+                            notes
+                                .send(Note::Direct {
+                                    from: node,
+                                    records,
+                                })
+                                .await,
+                        ),
+                        Err(what) => drop(
+                            reports
+                                .send(super::session::Report::Offence { node, what })
+                                .await,
+                        ),
                     }
                 });
             }
             Protocol::Join => {
                 let (context, notes) = (self.context.clone(), self.notes.clone());
-                self.tasks.spawn(joining::welcome(context, node, stream, notes));
+                self.tasks
+                    .spawn(joining::welcome(context, node, stream, notes));
             }
         }
     }
@@ -151,7 +204,10 @@ impl Life {
         self.tasks.spawn(async move {
             let network = context.network;
             let saved = super::context::blocking(move || {
-                let addrs = crate::store::PeerAddrs { addrs: peer.addresses, last_seen_ms: super::context::unix_ms() };
+                let addrs = crate::store::PeerAddrs {
+                    addrs: peer.addresses,
+                    last_seen_ms: super::context::unix_ms(),
+                };
                 context.desk.store.save_peer(&network, &peer.node, &addrs)
             });
             if let Err(error) = saved.await {
@@ -166,6 +222,7 @@ impl Life {
             return;
         }
         let mesh = self.context.mesh.clone();
-        self.tasks.spawn(async move { mesh.penalise(node, Offence::BadRecord).await });
+        self.tasks
+            .spawn(async move { mesh.penalise(node, Offence::BadRecord).await });
     }
 }

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use substrate_record::{Commitment, JobManifest, RecordId, Salt, Sampler, Verified, WallTier, commit, output_bytes};
+use substrate_record::{
+    Commitment, JobManifest, RecordId, Salt, Sampler, Verified, WallTier, commit, output_bytes,
+};
 use tokio::sync::mpsc;
 
 use crate::daemon::context::draw;
@@ -64,7 +66,12 @@ impl Salts {
     /// Fresh ones.
     pub fn draw() -> Self {
         let fresh = || Salt::from_bytes(draw());
-        Self { seed: fresh(), input: fresh(), resume: fresh(), output: fresh() }
+        Self {
+            seed: fresh(),
+            input: fresh(),
+            resume: fresh(),
+            output: fresh(),
+        }
     }
 
     /// Commitment to resumed and own ids together.
@@ -82,12 +89,22 @@ pub fn seed_base(seed: Option<i64>, choice: u32) -> Vec<u8> {
         Some(seed) => seed.to_le_bytes().to_vec(),
         None => draw::<32>().to_vec(),
     };
-    if choice == 0 { base } else { substrate_record::seed_for_choice(&base, choice).to_vec() }
+    if choice == 0 {
+        base
+    } else {
+        substrate_record::seed_for_choice(&base, choice).to_vec()
+    }
 }
 
 impl Answer {
     /// A new answer to `ask`, whose canonical input is `input`.
-    pub fn new(ask: &Ask, input: Vec<u8>, wall: WallTier, max_tokens: u32, events: mpsc::Sender<JobEvent>) -> Self {
+    pub fn new(
+        ask: &Ask,
+        input: Vec<u8>,
+        wall: WallTier,
+        max_tokens: u32,
+        events: mpsc::Sender<JobEvent>,
+    ) -> Self {
         Self {
             events,
             input,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use substrate_node::CloseReason;
 use substrate_record::{
-    Accept, Ack, AnyRecord, ContentHash, FileRole, JobManifest, ModelEntry, ReceiptR, ReceiptW, Stream, Verified,
+    Accept, Ack, AnyRecord, ContentHash, FileRole, JobManifest, ModelEntry, ReceiptR, ReceiptW,
+    Stream, Verified,
 };
 
 use crate::daemon::context::Context;
@@ -32,18 +33,30 @@ impl Closing {
     ///
     /// # Errors
     /// The store's; then nothing was stored and the half must not be sent.
-    pub async fn append(self, context: &Arc<Context>, half: ReceiptR) -> Result<Verified<ReceiptR>, StoreError> {
+    pub async fn append(
+        self,
+        context: &Arc<Context>,
+        half: ReceiptR,
+    ) -> Result<Verified<ReceiptR>, StoreError> {
         let before = self.records();
-        context.append(Stream::Work, half, AnyRecord::ReceiptR, before).await
+        context
+            .append(Stream::Work, half, AnyRecord::ReceiptR, before)
+            .await
     }
 
     /// Signs and stores the worker's half.
     ///
     /// # Errors
     /// As [`Closing::append`].
-    pub async fn append_worker_half(self, context: &Arc<Context>, half: ReceiptW) -> Result<Verified<ReceiptW>, StoreError> {
+    pub async fn append_worker_half(
+        self,
+        context: &Arc<Context>,
+        half: ReceiptW,
+    ) -> Result<Verified<ReceiptW>, StoreError> {
         let before = self.records();
-        context.append(Stream::Work, half, AnyRecord::ReceiptW, before).await
+        context
+            .append(Stream::Work, half, AnyRecord::ReceiptW, before)
+            .await
     }
 
     fn records(self) -> Vec<AnyRecord> {
@@ -64,7 +77,12 @@ pub fn thin(acks: &mut Vec<Verified<Ack>>) {
 
 /// Digest of an entry's weights.
 pub fn weights(entry: &Verified<ModelEntry>) -> Option<ContentHash> {
-    entry.body().files.iter().find(|file| file.role == FileRole::Weights).map(|file| file.sha256)
+    entry
+        .body()
+        .files
+        .iter()
+        .find(|file| file.role == FileRole::Weights)
+        .map(|file| file.sha256)
 }
 
 /// The reason written into ReceiptR.

@@ -56,7 +56,11 @@ impl JobIo {
         let (reader, writer) = framed(stream);
         let (sender, frames) = mpsc::channel(READ_AHEAD);
         let reader = tokio::spawn(read_ahead(reader, sender));
-        Self { frames, writer, reader }
+        Self {
+            frames,
+            writer,
+            reader,
+        }
     }
 
     /// Two ends joined in memory, for a job of this machine for itself.
@@ -97,10 +101,13 @@ async fn read_ahead<R: AsyncRead + Send + Unpin>(
     sender: mpsc::Sender<Result<JobFrame, IoEnd>>,
 ) {
     loop {
-        let frame = reader.next().await.map_err(|error: ReadError| match error.offence() {
-            Some(_) => IoEnd::Malformed(error.to_string()),
-            None => IoEnd::Closed,
-        });
+        let frame = reader
+            .next()
+            .await
+            .map_err(|error: ReadError| match error.offence() {
+                Some(_) => IoEnd::Malformed(error.to_string()),
+                None => IoEnd::Closed,
+            });
         let ended = frame.is_err();
         if sender.send(frame).await.is_err() || ended {
             return;

@@ -11,7 +11,8 @@ use substrate_mesh::input::{InputAssembler, InputHeader};
 use substrate_mesh::job::{JobFrame, RefusalCode};
 use substrate_node::{AttemptId, Event, Refusal, StopReason, Terms, WorkFailure};
 use substrate_record::{
-    Accept, Ack, AnyRecord, Finish, JobManifest, ModelEntry, NodeId, ReceiptR, ReceiptW, Signed, Timings, Verified,
+    Accept, Ack, AnyRecord, Finish, JobManifest, ModelEntry, NodeId, ReceiptR, ReceiptW, Signed,
+    Timings, Verified,
 };
 use substrate_sandbox::wire::FromWorker;
 use tokio::sync::mpsc;
@@ -31,8 +32,15 @@ const OFFER_DEADLINE: Duration = Duration::from_secs(10);
 const RECEIPT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Takes an inbound job stream: an offer begins a session, a resume is handed to the one it names.
-pub async fn accept(context: Arc<Context>, from: NodeId, mut io: JobIo, reports: mpsc::Sender<Report>) {
-    let Ok(Ok(first)) = timeout(OFFER_DEADLINE, first_frame(&mut io)).await else { return };
+pub async fn accept(
+    context: Arc<Context>,
+    from: NodeId,
+    mut io: JobIo,
+    reports: mpsc::Sender<Report>,
+) {
+    let Ok(Ok(first)) = timeout(OFFER_DEADLINE, first_frame(&mut io)).await else {
+        return;
+    };
     match first {
         JobFrame::Offer { manifest } => match open_offer(&context, from, &manifest) {
             Ok(manifest) => Session::run(context, from, manifest, io, reports).await,
@@ -42,7 +50,14 @@ pub async fn accept(context: Arc<Context>, from: NodeId, mut io: JobIo, reports:
             }
         },
         JobFrame::Resume { manifest, n } => {
-            let _ = reports.send(Report::Reattach { from, manifest, tokens: n, io }).await;
+            let _ = reports
+                .send(Report::Reattach {
+                    from,
+                    manifest,
+                    tokens: n,
+                    io,
+                })
+                .await;
         }
         other => {
             let what = format!("a stream that begins with {}", other.name());
@@ -60,9 +75,16 @@ async fn first_frame(io: &mut JobIo) -> Result<JobFrame, IoEnd> {
     }
 }
 
-fn open_offer(context: &Context, from: NodeId, bytes: &[u8]) -> Result<Verified<JobManifest>, String> {
-    let signed = Signed::<JobManifest>::decode(bytes).map_err(|error| format!("its manifest: {error}"))?;
-    let manifest = signed.verify(&context.network).map_err(|error| format!("its manifest: {error}"))?;
+fn open_offer(
+    context: &Context,
+    from: NodeId,
+    bytes: &[u8],
+) -> Result<Verified<JobManifest>, String> {
+    let signed =
+        Signed::<JobManifest>::decode(bytes).map_err(|error| format!("its manifest: {error}"))?;
+    let manifest = signed
+        .verify(&context.network)
+        .map_err(|error| format!("its manifest: {error}"))?;
     if manifest.author() != from {
         return Err("a manifest of another author than the connection's".to_owned());
     }
@@ -74,7 +96,13 @@ fn open_offer(context: &Context, from: NodeId, bytes: &[u8]) -> Result<Verified<
 
 /// Refuses a stream that has no session.
 pub async fn refuse(io: &mut JobIo, why: RefusalCode, detail: String) {
-    let _ = io.send(&JobFrame::Refused { why, retry_after_ms: 0, detail }).await;
+    let _ = io
+        .send(&JobFrame::Refused {
+            why,
+            retry_after_ms: 0,
+            detail,
+        })
+        .await;
 }
 
 /// Where an attempt stands here.
@@ -126,9 +154,19 @@ enum Step {
 }
 
 impl Session {
-    async fn run(context: Arc<Context>, from: NodeId, manifest: Verified<JobManifest>, io: JobIo, reports: mpsc::Sender<Report>) {
+    async fn run(
+        context: Arc<Context>,
+        from: NodeId,
+        manifest: Verified<JobManifest>,
+        io: JobIo,
+        reports: mpsc::Sender<Report>,
+    ) {
         let body = manifest.body();
-        let attempt = AttemptId { job: body.job, number: body.attempt, peer: from };
+        let attempt = AttemptId {
+            job: body.job,
+            number: body.attempt,
+            peer: from,
+        };
         let (orders, mut inbox) = mpsc::channel(ORDER_DEPTH);
         let event = Event::OfferArrived {
             attempt,
@@ -136,12 +174,34 @@ impl Session {
             session: body.provider_session,
             terms: terms(body),
         };
-        if reports.send(Report::Offered { attempt, manifest: manifest.id(), orders, event }).await.is_err() {
+        if reports
+            .send(Report::Offered {
+                attempt,
+                manifest: manifest.id(),
+                orders,
+                event,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
         let mut session = Self {
-            context, attempt, manifest, io: Some(io), reports: reports.clone(), stage: Stage::Offered, entry: None, accept: None,
-            acks: Vec::new(), tail: Tail::default(), ids: Vec::new(), input: None, spent: Spent::begin(), paused: false, failure: None,
+            context,
+            attempt,
+            manifest,
+            io: Some(io),
+            reports: reports.clone(),
+            stage: Stage::Offered,
+            entry: None,
+            accept: None,
+            acks: Vec::new(),
+            tail: Tail::default(),
+            ids: Vec::new(),
+            input: None,
+            spent: Spent::begin(),
+            paused: false,
+            failure: None,
         };
         session.drive(&mut inbox).await;
         drop(session);
@@ -173,14 +233,22 @@ impl Session {
         match order {
             ProviderOrder::Queued(news) => {
                 let why = news.why.to_string();
-                self.send(JobFrame::Queued { position: news.position, expected_wait_ms: news.expected_wait_ms, why }).await
+                self.send(JobFrame::Queued {
+                    position: news.position,
+                    expected_wait_ms: news.expected_wait_ms,
+                    why,
+                })
+                .await
             }
             ProviderOrder::Ready => {
                 self.spent.ready();
                 self.stage = Stage::Reading(None);
                 self.send(JobFrame::Ready).await
             }
-            ProviderOrder::Refuse { why, retry_after_ms } => self.refuse(why, retry_after_ms).await,
+            ProviderOrder::Refuse {
+                why,
+                retry_after_ms,
+            } => self.refuse(why, retry_after_ms).await,
             ProviderOrder::Run { entry } => self.start(*entry),
             ProviderOrder::Pause => {
                 self.paused = true;
@@ -197,14 +265,23 @@ impl Session {
 
     async fn refuse(&mut self, why: Refusal, retry_after_ms: u64) -> Step {
         let detail = self.failure.take().unwrap_or_else(|| why.to_string());
-        let frame = JobFrame::Refused { why: refusal::to_code(why), retry_after_ms, detail };
+        let frame = JobFrame::Refused {
+            why: refusal::to_code(why),
+            retry_after_ms,
+            detail,
+        };
         self.send(frame).await;
         Step::End
     }
 
     fn start(&mut self, entry: Verified<ModelEntry>) -> Step {
-        let Stage::Held(input) = std::mem::replace(&mut self.stage, Stage::Offered) else { return Step::On };
-        self.input = Some(InputCommitment { output_salt: input.salts.output, resumed: input.resume.clone() });
+        let Stage::Held(input) = std::mem::replace(&mut self.stage, Stage::Offered) else {
+            return Step::On;
+        };
+        self.input = Some(InputCommitment {
+            output_salt: input.salts.output,
+            resumed: input.resume.clone(),
+        });
         let pool = self.context.pool.clone();
         let manifest = self.manifest.body().clone();
         let weights = closing::weights(&entry);
@@ -222,7 +299,11 @@ impl Session {
             Ok(JobFrame::Input { chunk }) => return self.on_chunk(&chunk).await,
             Ok(JobFrame::Ack { bytes }) => return self.on_ack(&bytes).await,
             Ok(JobFrame::ReceiptR { bytes }) => return self.on_receipt(&bytes).await,
-            Ok(other) => return self.offend(format!("a frame out of turn: {}", other.name())).await,
+            Ok(other) => {
+                return self
+                    .offend(format!("a frame out of turn: {}", other.name()))
+                    .await;
+            }
             Err(IoEnd::Malformed(why)) => return self.offend(why).await,
             Err(IoEnd::Closed | IoEnd::Stuck) => return self.lose().await,
         }
@@ -247,17 +328,29 @@ impl Session {
         if let Err(error) = assembler.push(chunk) {
             return self.offend(error.to_string()).await;
         }
-        if assembler.is_complete() { self.check_input().await } else { Step::On }
+        if assembler.is_complete() {
+            self.check_input().await
+        } else {
+            Step::On
+        }
     }
 
     /// Once all announced bytes are here, they must open what the manifest committed to.
     async fn check_input(&mut self) -> Step {
-        let Stage::Reading(Some(assembler)) = std::mem::replace(&mut self.stage, Stage::Offered) else { return Step::On };
-        let Some(whole) = assembler.finish() else { return Step::On };
+        let Stage::Reading(Some(assembler)) = std::mem::replace(&mut self.stage, Stage::Offered)
+        else {
+            return Step::On;
+        };
+        let Some(whole) = assembler.finish() else {
+            return Step::On;
+        };
         match Input::open(self.manifest.body(), whole) {
             Ok(input) => {
                 self.stage = Stage::Held(input);
-                self.tell(Event::InputArrived { attempt: self.attempt }).await;
+                self.tell(Event::InputArrived {
+                    attempt: self.attempt,
+                })
+                .await;
                 Step::On
             }
             Err(why) => self.offend(why.to_owned()).await,
@@ -269,7 +362,9 @@ impl Session {
             WorkEvent::Prepared(Ok(running)) => self.accept_and_begin(running).await,
             WorkEvent::Prepared(Err(error)) => self.fail(error.why, error.detail).await,
             WorkEvent::Frame(Ok(frame)) => self.on_worker_frame(frame).await,
-            WorkEvent::Frame(Err(error)) => self.fail(WorkFailure::Crashed, error.to_string()).await,
+            WorkEvent::Frame(Err(error)) => {
+                self.fail(WorkFailure::Crashed, error.to_string()).await
+            }
             WorkEvent::NoReceipt => Step::End,
         }
     }
@@ -288,14 +383,20 @@ impl Session {
             wall: self.context.pool.wall(),
             n_in,
         });
-        let frame = JobFrame::Started { accept: accept.bytes().to_vec() };
+        let frame = JobFrame::Started {
+            accept: accept.bytes().to_vec(),
+        };
         self.accept = Some(accept);
         self.spent.started();
         if let Err(error) = running.sequence.begin().await {
             return self.fail(WorkFailure::Crashed, error.to_string()).await;
         }
         self.stage = Stage::Working(Box::new(running));
-        self.tell(Event::WorkStarted { attempt: self.attempt, n_in }).await;
+        self.tell(Event::WorkStarted {
+            attempt: self.attempt,
+            n_in,
+        })
+        .await;
         self.send(frame).await
     }
 
@@ -303,25 +404,50 @@ impl Session {
         let attempt = self.attempt;
         match frame {
             FromWorker::Prefilled { n, .. } => {
-                let Some(n) = self.spent.prefilled(n) else { return Step::On };
-                self.tell(Event::WorkProgress { attempt, prefilled: n, tokens: 0 }).await;
+                let Some(n) = self.spent.prefilled(n) else {
+                    return Step::On;
+                };
+                self.tell(Event::WorkProgress {
+                    attempt,
+                    prefilled: n,
+                    tokens: 0,
+                })
+                .await;
                 self.send(JobFrame::Prefilled { n }).await
             }
-            FromWorker::Tokens { ids, bytes, logprobs, .. } => {
+            FromWorker::Tokens {
+                ids,
+                bytes,
+                logprobs,
+                ..
+            } => {
                 self.ids.extend_from_slice(&ids);
                 let count = ids.len();
                 let logprobs = logprobs.into_iter().map(work::for_stream).collect();
-                let frame = JobFrame::Token { ids, bytes, logprobs };
+                let frame = JobFrame::Token {
+                    ids,
+                    bytes,
+                    logprobs,
+                };
                 self.tail.push(count, frame.clone());
                 if let Some(tokens) = self.spent.worth_telling(self.ids.len()) {
                     let prefilled = self.spent.prefilled_so_far();
-                    self.tell(Event::WorkProgress { attempt, prefilled, tokens }).await;
+                    self.tell(Event::WorkProgress {
+                        attempt,
+                        prefilled,
+                        tokens,
+                    })
+                    .await;
                 }
                 self.send(frame).await
             }
             FromWorker::Finished(done) => {
                 self.spent.finished(done.prefill_us, done.decode_us);
-                self.tell(Event::WorkFinished { attempt, tokens: self.own_tokens() }).await;
+                self.tell(Event::WorkFinished {
+                    attempt,
+                    tokens: self.own_tokens(),
+                })
+                .await;
                 let finish = match done.finish {
                     1 => Finish::Stop,
                     2 => Finish::Length,
@@ -329,20 +455,34 @@ impl Session {
                     _ => Finish::Failed,
                 };
                 if !done.tail.is_empty() && matches!(finish, Finish::Stop | Finish::Length) {
-                    let frame = JobFrame::Token { ids: Vec::new(), bytes: done.tail, logprobs: Vec::new() };
+                    let frame = JobFrame::Token {
+                        ids: Vec::new(),
+                        bytes: done.tail,
+                        logprobs: Vec::new(),
+                    };
                     self.tail.end(frame.clone());
                     self.send(frame).await;
                 }
                 self.finish(finish).await
             }
-            FromWorker::Failed { why, detail, .. } => self.fail(work::failure_of(why), detail).await,
-            _ => self.fail(WorkFailure::Crashed, "the worker answered something else".to_owned()).await,
+            FromWorker::Failed { why, detail, .. } => {
+                self.fail(work::failure_of(why), detail).await
+            }
+            _ => {
+                self.fail(
+                    WorkFailure::Crashed,
+                    "the worker answered something else".to_owned(),
+                )
+                .await
+            }
         }
     }
 
     /// Signs and stores the worker's half, sends it, and waits for the other.
     async fn finish(&mut self, finish: Finish) -> Step {
-        let Some(receipt) = self.receipt(finish) else { return Step::End };
+        let Some(receipt) = self.receipt(finish) else {
+            return Step::End;
+        };
         let closing = Closing {
             manifests: vec![self.manifest.clone()],
             accept: self.accept.clone(),
@@ -351,7 +491,10 @@ impl Session {
         };
         match closing.append_worker_half(&self.context, receipt).await {
             Ok(receipt) => {
-                let frame = JobFrame::Finished { receipt_w: receipt.bytes().to_vec(), fingerprints: Vec::new() };
+                let frame = JobFrame::Finished {
+                    receipt_w: receipt.bytes().to_vec(),
+                    fingerprints: Vec::new(),
+                };
                 self.stage = Stage::Settling(Box::new(receipt), Instant::now() + RECEIPT_DEADLINE);
                 self.forget_text();
                 self.send(frame).await
@@ -380,7 +523,11 @@ impl Session {
             microcredits: 0,
             last_ack: self.acks.last().map(Verified::id),
             finish,
-            timings_ms: Timings { queue: self.spent.queue_ms(), prefill: self.spent.prefill_ms(), decode: self.spent.decode_ms() },
+            timings_ms: Timings {
+                queue: self.spent.queue_ms(),
+                prefill: self.spent.prefill_ms(),
+                decode: self.spent.decode_ms(),
+            },
             audit: None,
         })
     }
@@ -400,9 +547,13 @@ impl Session {
 
     /// Stores the requester's half if it is one of this attempt.
     async fn keep(&mut self, bytes: &[u8], receipt: Option<substrate_record::RecordId>) -> bool {
-        let half = match Signed::<ReceiptR>::decode(bytes).map_err(|e| e.to_string()).and_then(|signed| {
-            signed.verify(&self.context.network).map_err(|e| e.to_string())
-        }) {
+        let half = match Signed::<ReceiptR>::decode(bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
             Ok(half) => half,
             Err(why) => {
                 self.report_offence(format!("its receipt: {why}")).await;
@@ -410,11 +561,17 @@ impl Session {
             }
         };
         if half.author() != self.attempt.peer || half.body().manifest != self.manifest.id() {
-            self.report_offence("a receipt for something else".to_owned()).await;
+            self.report_offence("a receipt for something else".to_owned())
+                .await;
             return false;
         }
         let mut records = vec![AnyRecord::JobManifest(self.manifest.clone())];
-        records.extend(self.accept.clone().filter(|_| receipt.is_none()).map(AnyRecord::Accept));
+        records.extend(
+            self.accept
+                .clone()
+                .filter(|_| receipt.is_none())
+                .map(AnyRecord::Accept),
+        );
         records.push(AnyRecord::ReceiptR(half));
         match self.context.put(records).await {
             Ok(()) => true,
@@ -426,19 +583,30 @@ impl Session {
     }
 
     async fn on_ack(&mut self, bytes: &[u8]) -> Step {
-        let Some(accept) = &self.accept else { return self.offend("an Ack before the Accept".to_owned()).await };
-        let ack = match Signed::<Ack>::decode(bytes).map_err(|e| e.to_string()).and_then(|signed| {
-            signed.verify(&self.context.network).map_err(|e| e.to_string())
-        }) {
+        let Some(accept) = &self.accept else {
+            return self.offend("an Ack before the Accept".to_owned()).await;
+        };
+        let ack = match Signed::<Ack>::decode(bytes)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
             Ok(ack) => ack,
             Err(why) => return self.offend(format!("its Ack: {why}")).await,
         };
         let body = ack.body();
-        if ack.author() != self.attempt.peer || body.manifest != self.manifest.id() || body.accept != accept.id() {
+        if ack.author() != self.attempt.peer
+            || body.manifest != self.manifest.id()
+            || body.accept != accept.id()
+        {
             return self.offend("an Ack for something else".to_owned()).await;
         }
         if body.tokens > self.own_tokens() {
-            return self.offend("an Ack for tokens that were not sent".to_owned()).await;
+            return self
+                .offend("an Ack for tokens that were not sent".to_owned())
+                .await;
         }
         self.tail.acked(body.tokens);
         self.acks.push(ack);
@@ -449,13 +617,21 @@ impl Session {
     async fn attach(&mut self, io: JobIo, tokens: u32) -> Step {
         let mut io = io;
         let Some(again) = self.tail.after(tokens) else {
-            refuse(&mut io, RefusalCode::NothingToResume, "this attempt cannot go on from there".to_owned()).await;
+            refuse(
+                &mut io,
+                RefusalCode::NothingToResume,
+                "this attempt cannot go on from there".to_owned(),
+            )
+            .await;
             return Step::On;
         };
         let mut frames = vec![JobFrame::Heartbeat];
         frames.extend(again.cloned());
         if let Stage::Settling(receipt, _) = &self.stage {
-            frames.push(JobFrame::Finished { receipt_w: receipt.bytes().to_vec(), fingerprints: Vec::new() });
+            frames.push(JobFrame::Finished {
+                receipt_w: receipt.bytes().to_vec(),
+                fingerprints: Vec::new(),
+            });
         }
         self.io = Some(io);
         for frame in frames {
@@ -463,7 +639,10 @@ impl Session {
                 return Step::End;
             }
         }
-        self.tell(Event::RequesterResumed { attempt: self.attempt }).await;
+        self.tell(Event::RequesterResumed {
+            attempt: self.attempt,
+        })
+        .await;
         Step::On
     }
 
@@ -472,7 +651,11 @@ impl Session {
         if matches!(self.stage, Stage::Settling(..)) {
             return Step::On;
         }
-        let finish = if why == StopReason::WorkerFailed { Finish::Failed } else { Finish::Cancelled };
+        let finish = if why == StopReason::WorkerFailed {
+            Finish::Failed
+        } else {
+            Finish::Cancelled
+        };
         // Dropping the sequence cancels it inside the worker.
         self.stage = Stage::Offered;
         if self.accept.is_none() {
@@ -485,7 +668,11 @@ impl Session {
         tracing::info!(attempt = %self.attempt, ?why, %detail, "work failed");
         self.stage = Stage::Offered;
         self.failure = Some(detail);
-        self.tell(Event::WorkFailed { attempt: self.attempt, why }).await;
+        self.tell(Event::WorkFailed {
+            attempt: self.attempt,
+            why,
+        })
+        .await;
         Step::On
     }
 
@@ -495,12 +682,18 @@ impl Session {
             Stage::Settling(..) | Stage::Working(_) => {}
             // Nothing was accepted: the node forgets the attempt, and so do we.
             _ if self.accept.is_none() => {
-                self.tell(Event::RequesterLost { attempt: self.attempt }).await;
+                self.tell(Event::RequesterLost {
+                    attempt: self.attempt,
+                })
+                .await;
                 return Step::End;
             }
             _ => {}
         }
-        self.tell(Event::RequesterLost { attempt: self.attempt }).await;
+        self.tell(Event::RequesterLost {
+            attempt: self.attempt,
+        })
+        .await;
         Step::On
     }
 
@@ -511,7 +704,10 @@ impl Session {
 
     fn report_offence(&self, what: String) -> impl Future<Output = ()> + Send + use<> {
         tracing::warn!(attempt = %self.attempt, %what, "peer misbehaved");
-        self.report(Report::Offence { node: self.attempt.peer, what })
+        self.report(Report::Offence {
+            node: self.attempt.peer,
+            what,
+        })
     }
 
     async fn send(&mut self, frame: JobFrame) -> Step {
@@ -555,7 +751,10 @@ enum WorkEvent {
 
 async fn work_event(stage: &mut Stage, may_work: bool) -> WorkEvent {
     match stage {
-        Stage::Preparing(task) => WorkEvent::Prepared(task.await.unwrap_or_else(|_| Err(work::StartError::internal()))),
+        Stage::Preparing(task) => WorkEvent::Prepared(
+            task.await
+                .unwrap_or_else(|_| Err(work::StartError::internal())),
+        ),
         Stage::Working(running) if may_work => WorkEvent::Frame(running.sequence.next().await),
         Stage::Settling(_, until) => {
             sleep_until(*until).await;

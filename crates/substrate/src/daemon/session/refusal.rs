@@ -50,7 +50,9 @@ pub fn from_code(code: RefusalCode) -> Refusal {
         RefusalCode::WorkerFailed => Refusal::WorkerFailed,
         RefusalCode::Draining => Refusal::Draining,
         RefusalCode::Unsupported => Refusal::BadInput,
-        RefusalCode::BadManifest | RefusalCode::NothingToResume | RefusalCode::Internal => Refusal::WorkerFailed,
+        RefusalCode::BadManifest | RefusalCode::NothingToResume | RefusalCode::Internal => {
+            Refusal::WorkerFailed
+        }
     }
 }
 
@@ -63,7 +65,12 @@ mod tests {
         for why in [Refusal::ContextOverflow, Refusal::BadInput] {
             assert!(from_code(to_code(why)).blames_the_job());
         }
-        for why in [Refusal::QueueFull, Refusal::WorkerFailed, Refusal::LendingOff, Refusal::Draining] {
+        for why in [
+            Refusal::QueueFull,
+            Refusal::WorkerFailed,
+            Refusal::LendingOff,
+            Refusal::Draining,
+        ] {
             assert!(!from_code(to_code(why)).blames_the_job());
         }
     }

@@ -12,8 +12,8 @@ use substrate_mesh::input::{InputHeader, input_frames};
 use substrate_mesh::job::JobFrame;
 use substrate_node::{AttemptId, CloseReason, Event, MoveReason};
 use substrate_record::{
-    Accept, Ack, Finish, Half, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptR, ReceiptVerdict, ReceiptW,
-    Scope, SessionNonce, Signed, Verified, commit, output_bytes,
+    Accept, Ack, Finish, Half, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptR,
+    ReceiptVerdict, ReceiptW, Scope, SessionNonce, Signed, Verified, commit, output_bytes,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -102,8 +102,22 @@ pub async fn run<D: Dial + 'static>(
     let manifest = sign_manifest(&context, &offer, &answer, &salts);
     let resumed = answer.ids.len();
     let mut session = Session {
-        context, offer, answer, dial, reports: reports.clone(), manifest, salts, resumed,
-        accept: None, acks: Vec::new(), prefilled: 0, acked_at: Instant::now(), receipt: None, pending: VecDeque::new(), condemned: false, has_last_text: false,
+        context,
+        offer,
+        answer,
+        dial,
+        reports: reports.clone(),
+        manifest,
+        salts,
+        resumed,
+        accept: None,
+        acks: Vec::new(),
+        prefilled: 0,
+        acked_at: Instant::now(),
+        receipt: None,
+        pending: VecDeque::new(),
+        condemned: false,
+        has_last_text: false,
     };
     session.answer.remember(session.manifest.clone());
     session.answer.offered = Some(Instant::now());
@@ -112,7 +126,12 @@ pub async fn run<D: Dial + 'static>(
     let _ = reports.send(Report::RequesterClosed(attempt)).await;
 }
 
-fn sign_manifest(context: &Context, offer: &Offer, answer: &Answer, salts: &Salts) -> Verified<JobManifest> {
+fn sign_manifest(
+    context: &Context,
+    offer: &Offer,
+    answer: &Answer,
+    salts: &Salts,
+) -> Verified<JobManifest> {
     let resumed = u32::try_from(answer.ids.len()).unwrap_or(u32::MAX);
     context.sign(JobManifest {
         job: offer.attempt.job,
@@ -132,7 +151,10 @@ fn sign_manifest(context: &Context, offer: &Offer, answer: &Answer, salts: &Salt
         wall: answer.wall,
         isolated: false,
         parents: answer.parent().into_iter().collect(),
-        policy: Policy { rules_hash: context.desk.genesis.body().rules_hash, audit_consent: false },
+        policy: Policy {
+            rules_hash: context.desk.genesis.body().rules_hash,
+            audit_consent: false,
+        },
         resume_tokens: resumed,
         resume_commitment: (resumed > 0).then(|| commit(&salts.resume, &output_bytes(&answer.ids))),
     })
@@ -142,15 +164,27 @@ impl<D: Dial> Session<D> {
     async fn drive(&mut self, orders: &mut mpsc::Receiver<RequesterOrder>) {
         if let Some((from, why)) = self.offer.moved.take() {
             let after_tokens = self.resumed_tokens();
-            self.pending.push_back(JobEvent::Moved { from, after_tokens, why: why.to_string() });
+            self.pending.push_back(JobEvent::Moved {
+                from,
+                after_tokens,
+                why: why.to_string(),
+            });
         }
         let Some(mut io) = self.dial.dial(self.offer.attempt.peer).await else {
-            self.tell(Event::DialFailed { attempt: self.offer.attempt }).await;
+            self.tell(Event::DialFailed {
+                attempt: self.offer.attempt,
+            })
+            .await;
             return;
         };
-        let offer = JobFrame::Offer { manifest: self.manifest.bytes().to_vec() };
+        let offer = JobFrame::Offer {
+            manifest: self.manifest.bytes().to_vec(),
+        };
         if io.send(&offer).await.is_err() {
-            self.tell(Event::DialFailed { attempt: self.offer.attempt }).await;
+            self.tell(Event::DialFailed {
+                attempt: self.offer.attempt,
+            })
+            .await;
             return;
         }
         let mut io = Some(io);
@@ -215,14 +249,32 @@ impl<D: Dial> Session<D> {
         let attempt = self.offer.attempt;
         match frame {
             Ok(JobFrame::Heartbeat) => self.tell(Event::PeerHeartbeat { attempt }).await,
-            Ok(JobFrame::Queued { position, expected_wait_ms, .. }) => {
-                self.tell(Event::PeerQueued { attempt, position, expected_wait_ms }).await;
+            Ok(JobFrame::Queued {
+                position,
+                expected_wait_ms,
+                ..
+            }) => {
+                self.tell(Event::PeerQueued {
+                    attempt,
+                    position,
+                    expected_wait_ms,
+                })
+                .await;
             }
-            Ok(JobFrame::Refused { why, retry_after_ms, detail }) => {
+            Ok(JobFrame::Refused {
+                why,
+                retry_after_ms,
+                detail,
+            }) => {
                 tracing::debug!(%attempt, ?why, %detail, "offer refused");
                 self.answer.last_refusal = Some(detail);
                 let why = refusal::from_code(why);
-                self.tell(Event::PeerRefused { attempt, why, retry_after_ms }).await;
+                self.tell(Event::PeerRefused {
+                    attempt,
+                    why,
+                    retry_after_ms,
+                })
+                .await;
                 return Step::End;
             }
             Ok(JobFrame::Ready) => {
@@ -236,9 +288,17 @@ impl<D: Dial> Session<D> {
                 self.tell_progress().await;
                 return self.ack(io).await;
             }
-            Ok(JobFrame::Token { ids, bytes, logprobs }) => return self.on_tokens(ids, bytes, logprobs, io).await,
+            Ok(JobFrame::Token {
+                ids,
+                bytes,
+                logprobs,
+            }) => return self.on_tokens(ids, bytes, logprobs, io).await,
             Ok(JobFrame::Finished { receipt_w, .. }) => return self.on_finished(&receipt_w).await,
-            Ok(other) => return self.misbehaved(&format!("a frame out of turn: {}", other.name())).await,
+            Ok(other) => {
+                return self
+                    .misbehaved(&format!("a frame out of turn: {}", other.name()))
+                    .await;
+            }
             Err(IoEnd::Malformed(why)) => return self.misbehaved(&why).await,
             Err(IoEnd::Closed | IoEnd::Stuck) => return self.lose(io).await,
         }
@@ -255,7 +315,9 @@ impl<D: Dial> Session<D> {
             input_len: u32::try_from(self.answer.input.len()).unwrap_or(u32::MAX),
             resume_len: self.resumed_tokens(),
         };
-        let Some(stream) = io.as_mut() else { return Step::On };
+        let Some(stream) = io.as_mut() else {
+            return Step::On;
+        };
         let chunks = input_frames(&self.answer.input, &self.answer.ids);
         for frame in std::iter::once(JobFrame::InputHeader(header)).chain(chunks) {
             if stream.send(&frame).await.is_err() {
@@ -267,14 +329,21 @@ impl<D: Dial> Session<D> {
 
     async fn on_started(&mut self, accept: &[u8], io: &mut Option<JobIo>) -> Step {
         let attempt = self.offer.attempt;
-        let accept = match Signed::<Accept>::decode(accept).map_err(|e| e.to_string()).and_then(|signed| {
-            signed.verify(&self.context.network).map_err(|e| e.to_string())
-        }) {
+        let accept = match Signed::<Accept>::decode(accept)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
             Ok(accept) => accept,
             Err(why) => return self.misbehaved(&format!("its Accept: {why}")).await,
         };
         let body = accept.body();
-        if accept.author() != attempt.peer || body.manifest != self.manifest.id() || self.accept.is_some() {
+        if accept.author() != attempt.peer
+            || body.manifest != self.manifest.id()
+            || self.accept.is_some()
+        {
             return self.misbehaved("its Accept is for something else").await;
         }
         if !body.wall.satisfies(self.answer.wall) {
@@ -282,7 +351,11 @@ impl<D: Dial> Session<D> {
         }
         let n_in = body.n_in;
         self.answer.n_in = n_in;
-        self.answer.timings.queue = self.answer.offered.map_or(0, millis).saturating_sub(self.answer.timings.route);
+        self.answer.timings.queue = self
+            .answer
+            .offered
+            .map_or(0, millis)
+            .saturating_sub(self.answer.timings.route);
         self.accept = Some(accept);
         self.tell(Event::PeerStarted { attempt, n_in }).await;
         self.pending.push_back(JobEvent::Started(Started {
@@ -301,7 +374,9 @@ impl<D: Dial> Session<D> {
         logprobs: Vec<substrate_mesh::token::TokenLogprob>,
         io: &mut Option<JobIo>,
     ) -> Step {
-        if self.accept.is_none() || self.answer.ids.len() + ids.len() > self.answer.max_tokens as usize {
+        if self.accept.is_none()
+            || self.answer.ids.len() + ids.len() > self.answer.max_tokens as usize
+        {
             return self.misbehaved("tokens nobody asked for").await;
         }
         if std::str::from_utf8(&bytes).is_err() {
@@ -313,7 +388,11 @@ impl<D: Dial> Session<D> {
         }
         self.answer.ids.extend_from_slice(&ids);
         let logprobs = logprobs.into_iter().map(for_client).collect();
-        self.pending.push_back(JobEvent::Text(TextPiece { bytes, ids, logprobs }));
+        self.pending.push_back(JobEvent::Text(TextPiece {
+            bytes,
+            ids,
+            logprobs,
+        }));
         self.tell_progress().await;
         if self.own_tokens() - self.last_acked() >= ACK_TOKENS {
             return self.ack(io).await;
@@ -323,9 +402,13 @@ impl<D: Dial> Session<D> {
 
     async fn on_finished(&mut self, receipt: &[u8]) -> Step {
         let attempt = self.offer.attempt;
-        let receipt = match Signed::<ReceiptW>::decode(receipt).map_err(|e| e.to_string()).and_then(|signed| {
-            signed.verify(&self.context.network).map_err(|e| e.to_string())
-        }) {
+        let receipt = match Signed::<ReceiptW>::decode(receipt)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
             Ok(receipt) => receipt,
             Err(why) => return self.misbehaved(&format!("its receipt: {why}")).await,
         };
@@ -334,14 +417,24 @@ impl<D: Dial> Session<D> {
         }
         let finish = receipt.body().finish;
         self.receipt = Some(receipt);
-        self.tell(Event::PeerFinished { attempt, tokens: self.own_tokens(), finish }).await;
+        self.tell(Event::PeerFinished {
+            attempt,
+            tokens: self.own_tokens(),
+            finish,
+        })
+        .await;
         Step::On
     }
 
     fn check_receipt(&self, receipt: &Verified<ReceiptW>) -> Result<(), &'static str> {
         let body = receipt.body();
-        let Some(accept) = &self.accept else { return Err("a receipt before its Accept") };
-        if receipt.author() != self.offer.attempt.peer || body.manifest != self.manifest.id() || body.accept != accept.id() {
+        let Some(accept) = &self.accept else {
+            return Err("a receipt before its Accept");
+        };
+        if receipt.author() != self.offer.attempt.peer
+            || body.manifest != self.manifest.id()
+            || body.accept != accept.id()
+        {
             return Err("its receipt is for something else");
         }
         if body.input_commitment != self.manifest.body().input_commitment {
@@ -362,15 +455,29 @@ impl<D: Dial> Session<D> {
     /// Both halves durable here, then the client's end of the answer, then the provider's `Stored`.
     async fn settle(&mut self, io: &mut Option<JobIo>) {
         let attempt = self.offer.attempt;
-        let Some(receipt) = self.receipt.clone() else { return };
-        let verdict = self.verdict(Half::ReceiptW(receipt.id()), ReceiptVerdict::Ok, String::new());
-        let half = match self.closing(Some(receipt.clone())).append(&self.context, verdict).await {
+        let Some(receipt) = self.receipt.clone() else {
+            return;
+        };
+        let verdict = self.verdict(
+            Half::ReceiptW(receipt.id()),
+            ReceiptVerdict::Ok,
+            String::new(),
+        );
+        let half = match self
+            .closing(Some(receipt.clone()))
+            .append(&self.context, verdict)
+            .await
+        {
             Ok(half) => half,
             Err(error) => {
                 tracing::error!(%attempt, %error, "the receipt could not be stored");
                 self.flush().await;
                 let why = format!("the receipt could not be stored: {error}");
-                let _ = self.answer.events.send(JobEvent::Failed(crate::door::AskError::Internal { why })).await;
+                let _ = self
+                    .answer
+                    .events
+                    .send(JobEvent::Failed(crate::door::AskError::Internal { why }))
+                    .await;
                 self.tell(Event::ReceiptStored { attempt }).await;
                 return;
             }
@@ -378,7 +485,13 @@ impl<D: Dial> Session<D> {
         self.tell(Event::ReceiptStored { attempt }).await;
         let send = async {
             if let Some(stream) = io.as_mut() {
-                if stream.send(&JobFrame::ReceiptR { bytes: half.bytes().to_vec() }).await.is_ok() {
+                if stream
+                    .send(&JobFrame::ReceiptR {
+                        bytes: half.bytes().to_vec(),
+                    })
+                    .await
+                    .is_ok()
+                {
                     await_stored(stream).await;
                 }
             }
@@ -386,7 +499,11 @@ impl<D: Dial> Session<D> {
         let summary = self.summary(&receipt, &half);
         let finish = async {
             self.flush().await;
-            let _ = self.answer.events.send(JobEvent::Finished(Box::new(summary))).await;
+            let _ = self
+                .answer
+                .events
+                .send(JobEvent::Finished(Box::new(summary)))
+                .await;
         };
         tokio::join!(send, finish);
     }
@@ -407,13 +524,20 @@ impl<D: Dial> Session<D> {
         timings.decode += body.timings_ms.decode;
         timings.total = millis(self.answer.since);
         Summary {
-            finish: if body.finish == Finish::Stop { FinishReason::Stop } else { FinishReason::Length },
+            finish: if body.finish == Finish::Stop {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            },
             n_in: self.answer.n_in,
             n_out: u32::try_from(self.answer.ids.len()).unwrap_or(u32::MAX),
             node: self.offer.attempt.peer,
             route: self.offer.route,
             scope: self.offer.scope,
-            wall: self.accept.as_ref().map_or(self.answer.wall, |accept| accept.body().wall),
+            wall: self
+                .accept
+                .as_ref()
+                .map_or(self.answer.wall, |accept| accept.body().wall),
             attempts: self.offer.attempt.number,
             receipt: Some(half.id()),
             model_sha256: body.model_sha256,
@@ -431,17 +555,28 @@ impl<D: Dial> Session<D> {
         }
         let (half, verdict) = match (&self.receipt, &self.accept) {
             (Some(receipt), _) => (Half::ReceiptW(receipt.id()), ReceiptVerdict::Partial),
-            (None, Some(accept)) if why == CloseReason::Misbehaved => (Half::Accept(accept.id()), ReceiptVerdict::Reject),
+            (None, Some(accept)) if why == CloseReason::Misbehaved => {
+                (Half::Accept(accept.id()), ReceiptVerdict::Reject)
+            }
             (None, Some(accept)) => (Half::Accept(accept.id()), ReceiptVerdict::Partial),
             (None, None) => return,
         };
         let body = self.verdict(half, verdict, closing::words(why).to_owned());
-        let stored = self.closing(self.receipt.clone()).append(&self.context, body).await;
+        let stored = self
+            .closing(self.receipt.clone())
+            .append(&self.context, body)
+            .await;
         match (stored, io.as_mut()) {
             (Ok(half), Some(stream)) => {
-                let _ = stream.send(&JobFrame::ReceiptR { bytes: half.bytes().to_vec() }).await;
+                let _ = stream
+                    .send(&JobFrame::ReceiptR {
+                        bytes: half.bytes().to_vec(),
+                    })
+                    .await;
             }
-            (Err(error), _) => tracing::error!(attempt = %self.offer.attempt, %error, "the partial receipt could not be stored"),
+            (Err(error), _) => {
+                tracing::error!(attempt = %self.offer.attempt, %error, "the partial receipt could not be stored")
+            }
             (Ok(_), None) => {}
         }
     }
@@ -456,11 +591,19 @@ impl<D: Dial> Session<D> {
     }
 
     fn verdict(&self, half: Half, verdict: ReceiptVerdict, reason: String) -> ReceiptR {
-        ReceiptR { manifest: self.manifest.id(), half, verdict, tokens: self.own_tokens(), reason }
+        ReceiptR {
+            manifest: self.manifest.id(),
+            half,
+            verdict,
+            tokens: self.own_tokens(),
+            reason,
+        }
     }
 
     async fn ack(&mut self, io: &mut Option<JobIo>) -> Step {
-        let Some(accept) = &self.accept else { return Step::On };
+        let Some(accept) = &self.accept else {
+            return Step::On;
+        };
         let ack = self.context.sign(Ack {
             manifest: self.manifest.id(),
             accept: accept.id(),
@@ -469,7 +612,9 @@ impl<D: Dial> Session<D> {
             tokens: self.own_tokens(),
             output_commitment: self.salts.commit_output(&self.answer.ids),
         });
-        let frame = JobFrame::Ack { bytes: ack.bytes().to_vec() };
+        let frame = JobFrame::Ack {
+            bytes: ack.bytes().to_vec(),
+        };
         self.acks.push(ack);
         closing::thin(&mut self.acks);
         self.acked_at = Instant::now();
@@ -482,7 +627,10 @@ impl<D: Dial> Session<D> {
 
     async fn resume(&mut self, io: &mut Option<JobIo>) -> Step {
         let attempt = self.offer.attempt;
-        let ask = JobFrame::Resume { manifest: self.manifest.id(), n: self.own_tokens() };
+        let ask = JobFrame::Resume {
+            manifest: self.manifest.id(),
+            n: self.own_tokens(),
+        };
         let resumed = timeout(WRITE_DEADLINE, async {
             let mut stream = self.dial.dial(attempt.peer).await?;
             stream.send(&ask).await.ok()?;
@@ -505,7 +653,8 @@ impl<D: Dial> Session<D> {
     async fn lose(&mut self, io: &mut Option<JobIo>) -> Step {
         *io = None;
         let attempt = self.offer.attempt;
-        let connected = attempt.peer == self.context.me || self.context.is_connected(attempt.peer).await;
+        let connected =
+            attempt.peer == self.context.me || self.context.is_connected(attempt.peer).await;
         self.tell(Event::StreamLost { attempt, connected }).await;
         Step::On
     }
@@ -514,7 +663,10 @@ impl<D: Dial> Session<D> {
         let attempt = self.offer.attempt;
         self.condemned = true;
         tracing::warn!(%attempt, what, "peer misbehaved");
-        let report = Report::Offence { node: attempt.peer, what: what.to_owned() };
+        let report = Report::Offence {
+            node: attempt.peer,
+            what: what.to_owned(),
+        };
         let _ = self.reports.send(report).await;
         self.tell(Event::PeerMisbehaved { attempt }).await;
         Step::On
@@ -568,14 +720,20 @@ async fn await_stored(stream: &mut JobIo) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "2^16 fixed point fits a f32's 24 bits for any real log-probability")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^16 fixed point fits a f32's 24 bits for any real log-probability"
+)]
 fn for_client(token: substrate_mesh::token::TokenLogprob) -> TokenLogprob {
     let real = |fixed: i32| fixed as f32 / LOGPROB_ONE;
     TokenLogprob {
         id: token.id,
         bytes: token.bytes,
         logprob: real(token.logprob),
-        top: token.top.into_iter().map(|other| (other.id, real(other.logprob), other.bytes)).collect(),
+        top: token
+            .top
+            .into_iter()
+            .map(|other| (other.id, real(other.logprob), other.bytes))
+            .collect(),
     }
 }
-

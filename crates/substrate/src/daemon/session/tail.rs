@@ -35,7 +35,11 @@ impl Tail {
     /// Forgets what the requester has.
     pub fn acked(&mut self, tokens: u32) {
         self.acked = self.acked.max(tokens);
-        while self.frames.front().is_some_and(|(after, _)| *after <= tokens) {
+        while self
+            .frames
+            .front()
+            .is_some_and(|(after, _)| *after <= tokens)
+        {
             self.frames.pop_front();
         }
     }
@@ -50,8 +54,13 @@ impl Tail {
         let at_border = tokens == self.acked
             || tokens == self.sent
             || self.frames.iter().any(|(after, _)| *after == tokens);
-        (at_border && tokens >= self.acked)
-            .then(|| self.frames.iter().filter(move |(after, _)| *after > tokens).map(|(_, frame)| frame).chain(&self.last))
+        (at_border && tokens >= self.acked).then(|| {
+            self.frames
+                .iter()
+                .filter(move |(after, _)| *after > tokens)
+                .map(|(_, frame)| frame)
+                .chain(&self.last)
+        })
     }
 }
 
@@ -60,7 +69,11 @@ mod tests {
     use super::*;
 
     fn token(id: u32) -> JobFrame {
-        JobFrame::Token { ids: vec![id], bytes: Vec::new(), logprobs: Vec::new() }
+        JobFrame::Token {
+            ids: vec![id],
+            bytes: Vec::new(),
+            logprobs: Vec::new(),
+        }
     }
 
     fn tail(n: u32) -> Tail {
@@ -85,9 +98,19 @@ mod tests {
     fn the_last_text_is_sent_again_whatever_was_acknowledged() {
         let mut tail = tail(3);
         tail.acked(3);
-        let end = JobFrame::Token { ids: Vec::new(), bytes: b"!".to_vec(), logprobs: Vec::new() };
+        let end = JobFrame::Token {
+            ids: Vec::new(),
+            bytes: b"!".to_vec(),
+            logprobs: Vec::new(),
+        };
         tail.end(end.clone());
-        assert_eq!(tail.after(3).expect("3 is a border").cloned().collect::<Vec<_>>(), [end]);
+        assert_eq!(
+            tail.after(3)
+                .expect("3 is a border")
+                .cloned()
+                .collect::<Vec<_>>(),
+            [end]
+        );
     }
 
     #[test]

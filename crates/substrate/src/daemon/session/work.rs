@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
-use substrate_record::{Commitment, ContentHash, JobKind, JobManifest, Salt, commit, output_bytes, seed_for_choice};
+use substrate_record::{
+    Commitment, ContentHash, JobKind, JobManifest, Salt, commit, output_bytes, seed_for_choice,
+};
 use substrate_sandbox::wire::{self, Failure, Prepare};
 
 use super::answer::Salts;
@@ -36,23 +38,42 @@ impl Input {
     /// # Errors
     /// Which part does not open its commitment.
     pub fn open(manifest: &JobManifest, whole: input::Input) -> Result<Self, &'static str> {
-        let input::Input { header, input: bytes, resume } = whole;
-        let salts = Salts { seed: header.seed_salt, input: header.input_salt, resume: header.resume_salt, output: header.output_salt };
+        let input::Input {
+            header,
+            input: bytes,
+            resume,
+        } = whole;
+        let salts = Salts {
+            seed: header.seed_salt,
+            input: header.input_salt,
+            resume: header.resume_salt,
+            output: header.output_salt,
+        };
         if commit(&salts.input, &bytes) != manifest.input_commitment {
             return Err("an input the manifest does not commit to");
         }
         if commit(&salts.seed, &header.seed) != manifest.seed_commitment {
             return Err("a seed the manifest does not commit to");
         }
-        let promised = (manifest.resume_tokens > 0).then_some(manifest.resume_commitment).flatten();
+        let promised = (manifest.resume_tokens > 0)
+            .then_some(manifest.resume_commitment)
+            .flatten();
         let count_fits = resume.len() == manifest.resume_tokens as usize;
-        if !count_fits || promised.is_some_and(|promised| commit(&salts.resume, &output_bytes(&resume)) != promised) {
+        if !count_fits
+            || promised
+                .is_some_and(|promised| commit(&salts.resume, &output_bytes(&resume)) != promised)
+        {
             return Err("resumed tokens the manifest does not commit to");
         }
         if manifest.resume_tokens > 0 && promised.is_none() {
             return Err("resumed tokens without a commitment");
         }
-        Ok(Self { bytes, seed: header.seed, resume, salts })
+        Ok(Self {
+            bytes,
+            seed: header.seed,
+            resume,
+            salts,
+        })
     }
 }
 
@@ -76,7 +97,10 @@ pub struct StartError {
 impl StartError {
     /// A fault of ours.
     pub fn internal() -> Self {
-        Self { why: WorkFailure::Crashed, detail: "the task that prepared the work failed".to_owned() }
+        Self {
+            why: WorkFailure::Crashed,
+            detail: "the task that prepared the work failed".to_owned(),
+        }
     }
 }
 
@@ -87,13 +111,19 @@ impl From<LoadError> for StartError {
             LoadError::NoBlob(_) => WorkFailure::ModelUnusable,
             LoadError::Wall(_) => WorkFailure::Crashed,
         };
-        Self { why, detail: error.to_string() }
+        Self {
+            why,
+            detail: error.to_string(),
+        }
     }
 }
 
 impl From<WorkError> for StartError {
     fn from(error: WorkError) -> Self {
-        Self { why: failure(&error), detail: error.to_string() }
+        Self {
+            why: failure(&error),
+            detail: error.to_string(),
+        }
     }
 }
 
@@ -101,12 +131,23 @@ impl From<WorkError> for StartError {
 ///
 /// # Errors
 /// Why the worker could not start.
-pub async fn prepare(pool: Pool, weights: Option<ContentHash>, manifest: JobManifest, input: Input) -> Result<Running, StartError> {
+pub async fn prepare(
+    pool: Pool,
+    weights: Option<ContentHash>,
+    manifest: JobManifest,
+    input: Input,
+) -> Result<Running, StartError> {
     if manifest.kind != JobKind::Generate || manifest.sampler.n > 1 {
         let detail = "only one choice of text per job is answered here".to_owned();
-        return Err(StartError { why: WorkFailure::BadInput, detail });
+        return Err(StartError {
+            why: WorkFailure::BadInput,
+            detail,
+        });
     }
-    let weights = weights.ok_or_else(|| StartError { why: WorkFailure::ModelUnusable, detail: "the entry names no weights".to_owned() })?;
+    let weights = weights.ok_or_else(|| StartError {
+        why: WorkFailure::ModelUnusable,
+        detail: "the entry names no weights".to_owned(),
+    })?;
     let lease = pool.lease(&weights).await?;
     let seed = seed_for_choice(&input.seed, 0);
     let make = |seq| Prepare {
@@ -118,7 +159,11 @@ pub async fn prepare(pool: Pool, weights: Option<ContentHash>, manifest: JobMani
         max_tokens: manifest.max_tokens,
     };
     let (n_in, sequence) = lease.engine.prepare(make).await?;
-    Ok(Running { n_in, sequence, _lease: lease })
+    Ok(Running {
+        n_in,
+        sequence,
+        _lease: lease,
+    })
 }
 
 fn failure(error: &WorkError) -> WorkFailure {
@@ -156,8 +201,17 @@ fn sampler(signed: &substrate_record::Sampler) -> wire::Sampler {
 
 /// A worker's log-probability as the stream carries it.
 pub fn for_stream(token: wire::TokenLogprob) -> TokenLogprob {
-    let top = token.top.into_iter().map(|(id, logprob, bytes)| Alternative { id, logprob, bytes }).collect();
-    TokenLogprob { id: token.id, logprob: token.logprob, bytes: token.bytes, top }
+    let top = token
+        .top
+        .into_iter()
+        .map(|(id, logprob, bytes)| Alternative { id, logprob, bytes })
+        .collect();
+    TokenLogprob {
+        id: token.id,
+        logprob: token.logprob,
+        bytes: token.bytes,
+        top,
+    }
 }
 
 /// Commitment to resumed and own ids together.
@@ -180,7 +234,15 @@ impl Spent {
     /// The offer has just come.
     pub fn begin() -> Self {
         let zero = Duration::ZERO;
-        Self { offered: Instant::now(), queue: zero, prefill: zero, decode: zero, prefilled: 0, told_prefilled: 0, told_tokens: 0 }
+        Self {
+            offered: Instant::now(),
+            queue: zero,
+            prefill: zero,
+            decode: zero,
+            prefilled: 0,
+            told_prefilled: 0,
+            told_tokens: 0,
+        }
     }
 
     /// The wait in the queue is over.

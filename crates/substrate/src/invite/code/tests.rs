@@ -86,6 +86,23 @@ fn errors_say_what_is_wrong() {
 }
 
 #[test]
+fn an_invite_has_one_code() {
+    use bech32::primitives::iter::{ByteIterExt, Fe32IterExt};
+    let hrp = Hrp::parse_unchecked(PREFIX);
+    let bytes = invite().to_bytes(&["/ip4/192.168.1.7/tcp/11536"]);
+    let with_tail = |tail: &[Fe32]| -> String {
+        let symbols = bytes.iter().copied().bytes_to_fes();
+        let symbols = symbols.chain(tail.iter().copied());
+        symbols.with_checksum::<Bech32m>(&hrp).chars().collect()
+    };
+    assert!(Invite::decode(&with_tail(&[])).is_ok());
+    for tail in [&[Fe32::Q][..], &[Fe32::L]] {
+        let error = Invite::decode(&with_tail(tail)).err().unwrap();
+        assert_eq!(error, InviteError::Malformed { part: "end" });
+    }
+}
+
+#[test]
 fn addresses_that_do_not_fit_are_left_out() {
     let mut many = invite();
     many.addrs = (0..20)
