@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     check(&code);
-    if bytes.len() % SLIP_EVERY == 0 {
+    if bytes.len().is_multiple_of(SLIP_EVERY) {
         slip(code, bytes.len());
     }
 });

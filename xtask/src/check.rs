@@ -32,7 +32,9 @@ pub fn run(options: &Options) -> Result<()> {
     sh::step("tests", || tests(&bin, &model))?;
     sh::step("documentation tests", || {
         sh::run(with_parts(
-            sh::cargo().args(["test", "--quiet", "--workspace", "--doc"]),
+            sh::cargo()
+                .args(["test", "--quiet", "--doc"])
+                .args(stage::ALL_BUT_WORKER),
             &bin,
             &model,
         ))
@@ -49,35 +51,43 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The worker apart from the rest in every step: see [`stage::ALL_BUT_WORKER`].
+const WORKER: [&str; 2] = ["--package", "substrate-worker"];
+
+/// The simulator is a feature of the node, off in the product.
+const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
+
 fn lints() -> Result<()> {
-    sh::run(sh::cargo().args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    let clippy = |selection: &[&str]| {
+        sh::run(
+            sh::cargo()
+                .args(["clippy", "--quiet", "--all-targets"])
+                .args(selection)
+                .args(["--", "-D", "warnings"]),
+        )
+    };
+    clippy(&[&stage::ALL_BUT_WORKER[..], &SIMULATOR].concat())?;
+    clippy(&WORKER)
 }
 
 fn tests(bin: &std::path::Path, model: &std::path::Path) -> Result<()> {
-    let mut command = sh::cargo();
-    if sh::on_path("cargo-nextest") {
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
-    } else {
-        command.args([
-            "test",
-            "--workspace",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--no-fail-fast",
-            "--",
-            "--test-threads=1",
-        ]);
-    }
-    sh::run(with_parts(&mut command, bin, model))
+    let nextest = sh::on_path("cargo-nextest");
+    let one = |selection: &[&str]| {
+        let mut command = sh::cargo();
+        if nextest {
+            command
+                .args(["nextest", "run", "--no-fail-fast"])
+                .args(selection);
+        } else {
+            command
+                .args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"])
+                .args(selection)
+                .args(["--", "--test-threads=1"]);
+        }
+        sh::run(with_parts(&mut command, bin, model))
+    };
+    one(&[&stage::ALL_BUT_WORKER[..], &SIMULATOR].concat())?;
+    one(&WORKER)
 }
 
 /// Tells tests where the binaries and the model are.

@@ -33,8 +33,11 @@ const MAX_MEMORY: u64 = 512;
 /// Seconds one input may take. A thousand times what the slowest decoder needs, as the machine may be busy.
 const MAX_SECONDS: u64 = 10;
 
-/// Lines of a failed target's output that are shown: the panic and its backtrace.
-const TAIL: usize = 40;
+/// Lines of a failed target's output that are shown: the panic and where it came from.
+const LINES: usize = 16;
+
+/// Characters of such a line: a frame that was read wrong is printed whole, and the reproducer holds it anyway.
+const WIDTH: usize = 200;
 
 /// Runs every target for an equal share of `seconds`, from its committed corpus.
 ///
@@ -146,9 +149,9 @@ impl Lab {
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
             bail!(
-                "{target} ended with {}\n{}\n{}",
+                "{target} ended with {}\n{}{}",
                 output.status,
-                tail(&said),
+                story(&said),
                 again(&program, &said)
             );
         }
@@ -181,9 +184,14 @@ fn figure(said: &str, name: &str) -> Option<u64> {
         .ok()
 }
 
-fn tail(said: &str) -> String {
+/// What went wrong, in the target's words: from the panic on, or else (time, memory) the last lines.
+fn story(said: &str) -> String {
     let lines: Vec<&str> = said.lines().collect();
-    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+    let panic = lines.iter().position(|line| line.contains(" panicked at "));
+    let start = panic.unwrap_or(lines.len().saturating_sub(LINES));
+    let told = lines[start..].iter().take(LINES);
+    told.map(|line| format!("    {}\n", line.chars().take(WIDTH).collect::<String>()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -201,6 +209,18 @@ mod tests {
             "again: /t/a /tmp/f/a-crash-01"
         );
         assert_eq!(again(Path::new("/t/a"), ""), "it left no input behind");
+    }
+
+    #[test]
+    fn a_panic_is_told_from_its_first_line_and_cut_to_size() {
+        let said = format!(
+            "INFO: x\nthread 'a' panicked at b.rs:1:\n{}\n",
+            "7".repeat(900)
+        );
+        let told = story(&said);
+        assert!(told.starts_with("    thread 'a' panicked at b.rs:1:\n    777"));
+        assert!(told.len() < 300);
+        assert_eq!(story("out of memory"), "    out of memory\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::sh;
 
 /// (package, a file that proves it is there). llama.cpp needs cmake, a C++ compiler and libclang; Python
 /// fetches the demo model and runs the client tests; iproute2 makes the network namespaces of the mesh's tests.
-const NEEDED: [(&str, &[&str]); 7] = [
+const NEEDED: [(&str, &[&str]); 8] = [
     ("build-essential", &["/usr/bin/g++"]),
     ("cmake", &["/usr/bin/cmake"]),
     (
@@ -17,6 +17,10 @@ const NEEDED: [(&str, &[&str]); 7] = [
         ],
     ),
     ("ninja-build", &["/usr/bin/ninja"]),
+    (
+        "faketime",
+        &["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"],
+    ),
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
     (
         "python3-venv",

@@ -158,7 +158,7 @@ fn broken(trio: &mut Trio, prompt: &str) -> Result<Answer> {
                 return Ok(());
             }
             let jobs = trio.a.json(&["jobs"])?;
-            let node = jobs["jobs"][0]["peer"]
+            let node = jobs["jobs"][0]["node"]
                 .as_str()
                 .context("no running job")?
                 .to_owned();

@@ -87,7 +87,10 @@ fn main() {
             ratios.push(answer / bare);
         }
         let [rate, ratio] = [&mut answers, &mut ratios].map(|values| percentile(values, 500));
-        println!("{name}: {rate:.1} tok/s, {ratio:.3} of bare decode");
+        let cost = sampler_cost(&mut engine, sampler);
+        println!(
+            "{name}: {rate:.1} tok/s, {ratio:.3} of bare decode, sampler {cost:.3} ms per token"
+        );
     }
 }
 
@@ -114,6 +117,33 @@ fn answer(engine: &mut Engine, sampler: Sampler) -> (Vec<u32>, f64) {
     ran.expect("the engine runs");
     let rate = (ids.len() - 1) as f64 / start.elapsed().as_secs_f64();
     (ids, rate)
+}
+
+/// Milliseconds that choosing a token takes, without the model. The least of many batches: what
+/// else the machine does is not the sampler's cost.
+fn sampler_cost(engine: &mut Engine, settings: Sampler) -> f64 {
+    const BATCH: u64 = 20;
+    let n_vocab = engine.facts().n_vocab;
+    let logits = engine
+        .context()
+        .logits()
+        .expect("logits of the last decode")
+        .to_vec();
+    let mut sampler =
+        substrate_worker::sampler::Sampler::new(&settings, &[], n_vocab).expect("sound");
+    let batches = (0..20).map(|batch| {
+        let start = Instant::now();
+        for position in 0..BATCH {
+            let choice = sampler
+                .choose(&logits, &[1; 32], batch * BATCH + position)
+                .expect("finite");
+            if let Some(n) = settings.top_logprobs {
+                substrate_worker::logprobs::of(&logits, choice.id, n).expect("finite");
+            }
+        }
+        start.elapsed().as_secs_f64() * 1e3 / BATCH as f64
+    });
+    batches.fold(f64::INFINITY, f64::min)
 }
 
 /// Tokens per second of decoding the same ids and doing nothing else.

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use substrate_sandbox::wire;
 
-use crate::portable::{exp, ln};
+use crate::portable::{exp, ln, sum_exp};
 
 /// One million millionths: a fraction that cuts nothing.
 const WHOLE: u64 = 1_000_000;
@@ -56,20 +56,39 @@ impl Filters {
 
     /// Leaves in `pool` the tokens of `logits` that may be drawn, by ascending id.
     pub fn select(&self, logits: &[f32], max: f32, pool: &mut Vec<Candidate>) {
-        let floor = if self.min_p_comes_first() {
+        if self.is_nucleus_of_all(logits.len()) {
+            nucleus(logits, max, fraction(self.top_p), pool);
+        } else {
+            self.collect(logits, max, pool);
+            self.cut(max, pool);
+        }
+        if self.min_p > 0 {
+            let floor = self.min_p_floor(largest(pool));
+            pool.retain(|c| f64::from(c.logit) >= floor);
+        }
+        pool.sort_unstable_by_key(|c| c.id);
+    }
+
+    /// Top-k's tokens, or all that min-p alone could leave.
+    fn collect(&self, logits: &[f32], max: f32, pool: &mut Vec<Candidate>) {
+        if self.cuts_by_count(logits.len()) {
+            return keep_top(logits, self.top_k as usize, pool);
+        }
+        let alone = self.typical_p >= WHOLE && self.top_p >= WHOLE && self.min_p > 0;
+        let floor = if alone {
             self.min_p_floor(max)
         } else {
             f64::NEG_INFINITY
         };
-        match self.top_k as usize {
-            k if k > 0 && k < logits.len() => keep_top(logits, k, pool),
-            _ => {
-                pool.clear();
-                pool.extend((0..).zip(logits).filter_map(|(id, &logit)| {
-                    (f64::from(logit) >= floor).then(|| Candidate::new(id, logit))
-                }));
-            }
-        }
+        pool.clear();
+        let all = (0..)
+            .zip(logits)
+            .map(|(id, &logit)| Candidate::new(id, logit));
+        pool.extend(all.filter(|candidate| f64::from(candidate.logit) >= floor));
+    }
+
+    /// Typical, then top-p.
+    fn cut(&self, max: f32, pool: &mut Vec<Candidate>) {
         if self.typical_p < WHOLE {
             weigh(pool, max);
             measure_surprise(pool);
@@ -87,16 +106,15 @@ impl Filters {
                 sum >= target
             });
         }
-        if self.min_p > 0 {
-            let floor = self.min_p_floor(largest(pool));
-            pool.retain(|c| f64::from(c.logit) >= floor);
-        }
-        pool.sort_unstable_by_key(|c| c.id);
     }
 
-    /// Alone, min-p can be applied while candidates are collected.
-    fn min_p_comes_first(&self) -> bool {
-        self.min_p > 0 && self.top_k == 0 && self.typical_p >= WHOLE && self.top_p >= WHOLE
+    fn cuts_by_count(&self, n_vocab: usize) -> bool {
+        self.top_k > 0 && (self.top_k as usize) < n_vocab
+    }
+
+    /// Top-p over the whole vocabulary, the usual case: no need to weigh every token apart.
+    fn is_nucleus_of_all(&self, n_vocab: usize) -> bool {
+        self.top_p < WHOLE && self.typical_p >= WHOLE && !self.cuts_by_count(n_vocab)
     }
 
     /// p ≥ min_p · p_max is logit ≥ max + ln(min_p).
@@ -160,6 +178,28 @@ fn cut_to(pool: &mut Vec<Candidate>, k: usize) -> f32 {
     let bar = last.logit;
     pool.truncate(k);
     bar
+}
+
+/// The shortest prefix of all tokens, likeliest first, whose mass reaches `target`. The likeliest
+/// are looked at in rounds of eight times as many; most nuclei end in the first.
+fn nucleus(logits: &[f32], max: f32, target: f64, pool: &mut Vec<Candidate>) {
+    let whole = sum_exp(logits, max);
+    let mut count = FIRST_SORTED;
+    loop {
+        keep_top(logits, count, pool);
+        pool.sort_unstable_by(by_logit);
+        let mut sum = 0.0;
+        for index in 0..pool.len() {
+            sum += exp(f64::from(pool[index].logit) - f64::from(max)) / whole;
+            if sum >= target {
+                return pool.truncate(index + 1);
+            }
+        }
+        if count >= logits.len() {
+            return;
+        }
+        count *= 8;
+    }
 }
 
 /// Sets every candidate's probability among the candidates.

@@ -4,7 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{Failure, FromWorker, Input, Message, Prepare, ToWorker};
+use substrate_sandbox::wire::{
+    Failure, FromWorker, Input, Load, Message, Prepare, ToWorker, decode,
+};
+use substrate_worker::serve::{Place, serve};
 use support::{Client, greedy, job, model, user};
 
 const STORY: &str = "Write a long story about a robot who learns to paint.";
@@ -149,14 +152,73 @@ fn others_wait_prepared_while_one_runs() {
     assert!(second.2.n_out > 0 && first.2.n_out > 0);
 }
 
+/// A pipe that holds four writes.
+struct Narrow(std::sync::mpsc::SyncSender<Vec<u8>>);
+
+impl std::io::Write for Narrow {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.send(bytes.to_vec());
+        sent.map(|()| bytes.len())
+            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_reader_that_does_not_read_stops_the_sampler() {
-    let mut worker = Client::loaded(8192);
-    worker.prepare(job(1, &Input::text("a a a a a a", false), greedy(), 8000));
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    let (narrow, frames) = std::sync::mpsc::sync_channel(4);
+    let served = std::thread::spawn(move || {
+        let seal = || {
+            Ok(FromWorker::Sealed {
+                stage: 2,
+                landlock: 0,
+                seccomp: false,
+            })
+        };
+        serve(
+            theirs,
+            Narrow(narrow),
+            Place {
+                model: model(),
+                pool: 2,
+                seal,
+            },
+        )
+    });
+    let mut worker = Client(ours);
+    worker.send(ToWorker::Load(Load {
+        n_ctx: 512,
+        threads: 1,
+        batch_threads: 1,
+    }));
+    worker.send(ToWorker::Prepare(job(1, &user(STORY), greedy(), 200)));
     worker.send(ToWorker::Begin { seq: 1 });
-    std::thread::sleep(Duration::from_millis(300));
+    let next = || -> FromWorker {
+        let frame: Vec<u8> = frames
+            .recv_timeout(support::PATIENCE)
+            .expect("the worker writes");
+        decode(&frame[4..]).expect("a sound frame")
+    };
+    while !matches!(next(), FromWorker::Tokens { .. }) {}
+    // Time for dozens of tokens, but room for five: four in the pipe, one being written.
+    std::thread::sleep(Duration::from_secs(2));
     worker.send(ToWorker::Cancel { seq: 1 });
-    assert_eq!(worker.finish(1).2.finish, 3);
+    let mut tokens = 1;
+    let finished = loop {
+        match next() {
+            FromWorker::Tokens { .. } => tokens += 1,
+            FromWorker::Finished(finished) => break finished,
+            other => panic!("unexpected: {other:?}"),
+        }
+    };
+    assert_eq!((finished.finish, finished.n_out), (3, tokens));
+    assert!(tokens <= 7, "{tokens} tokens were made for nobody");
+    drop(worker);
+    assert!(served.join().expect("no panic").is_ok());
 }
 
 fn refusal(worker: &mut Client, job: Prepare) -> (Failure, String) {

@@ -359,7 +359,41 @@ fn slow_choice(logits: &[f32], temperature: u64, seed: &[u8; 32], position: u64)
     )
 }
 
+/// Top-p by its definition: everything weighed, everything sorted.
+fn slow_nucleus(logits: &[f32], top_p: f64) -> Vec<u32> {
+    let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
+    let whole: f64 = weights.iter().sum();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    let mut sum = 0.0;
+    let mut kept: Vec<u32> = Vec::new();
+    for id in order {
+        kept.push(id as u32);
+        sum += weights[id] / whole;
+        if sum >= top_p {
+            break;
+        }
+    }
+    kept.sort_unstable();
+    kept
+}
+
 proptest! {
+    #[test]
+    fn the_nucleus_is_what_its_definition_says(
+        logits in prop::collection::vec(-4.0f32..4.0, 1..900), top_p in 1u64..999_000,
+    ) {
+        let filters = Filters::new(&wire::Sampler { top_p, ..settings() });
+        let max = top_two(&logits).expect("finite logits").best;
+        let mut pool = Vec::new();
+        filters.select(&logits, max, &mut pool);
+        let expected = slow_nucleus(&logits, top_p as f64 / 1e6);
+        // Rounding may move the cut by one token.
+        prop_assert!(pool.len().abs_diff(expected.len()) <= 1);
+        let shared = pool.iter().filter(|c| expected.contains(&c.id)).count();
+        prop_assert_eq!(shared, pool.len().min(expected.len()));
+    }
+
     #[test]
     fn skipping_never_changes_the_choice_or_its_gap(
         logits in prop::collection::vec(-30.0f32..30.0, 2..200),

@@ -77,6 +77,10 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "parsed once; a box would only move it"
+)]
 enum Command {
     /// Ask a model, once or in a conversation
     Run(run::Run),

@@ -145,9 +145,7 @@ fn fraction(text: &str) -> Result<u64, String> {
 
 /// A fraction from 0 to 1.
 fn share(text: &str) -> Result<u64, String> {
-    fraction(text)?
-        .try_into()
-        .ok()
+    Some(fraction(text)?)
         .filter(|share| *share <= ONE)
         .ok_or_else(|| format!("'{text}' is not between 0 and 1"))
 }

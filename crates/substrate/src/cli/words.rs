@@ -18,7 +18,7 @@ pub fn size(bytes: u64) -> String {
     let tenths = bytes / (unit / 10);
     match tenths {
         100.. => format!("{} {name}", tenths / 10),
-        _ if tenths % 10 == 0 => format!("{} {name}", tenths / 10),
+        _ if tenths.is_multiple_of(10) => format!("{} {name}", tenths / 10),
         _ => format!("{}.{} {name}", tenths / 10, tenths % 10),
     }
 }

@@ -213,8 +213,7 @@ impl Pool {
     /// The rates last measured in this run, without loading anything.
     pub fn known_rates(&self, weights: &ContentHash) -> Option<(u64, u64)> {
         let slot = lock(&self.models).get(weights).cloned()?;
-        let rates = lock(&slot.seen).rates;
-        rates
+        lock(&slot.seen).rates
     }
 
     /// Whether a live worker holds the model.

@@ -109,7 +109,7 @@ impl Answer {
             events,
             input,
             seed: seed_base(ask.seed, ask.choice),
-            sampler: ask.sampler.clone(),
+            sampler: ask.sampler,
             max_tokens,
             wall,
             deadline_ms: ask.deadline_ms,

@@ -143,7 +143,7 @@ fn sign_manifest(
         entry: offer.entry.id(),
         adapter: None,
         engine_class: offer.engine_class.clone(),
-        sampler: answer.sampler.clone(),
+        sampler: answer.sampler,
         seed_commitment: commit(&salts.seed, &answer.seed),
         max_tokens: answer.max_tokens,
         deadline_ms: answer.deadline_left_ms(),
@@ -484,16 +484,13 @@ impl<D: Dial> Session<D> {
         };
         self.tell(Event::ReceiptStored { attempt }).await;
         let send = async {
-            if let Some(stream) = io.as_mut() {
-                if stream
-                    .send(&JobFrame::ReceiptR {
-                        bytes: half.bytes().to_vec(),
-                    })
-                    .await
-                    .is_ok()
-                {
-                    await_stored(stream).await;
-                }
+            let half = JobFrame::ReceiptR {
+                bytes: half.bytes().to_vec(),
+            };
+            if let Some(stream) = io.as_mut()
+                && stream.send(&half).await.is_ok()
+            {
+                await_stored(stream).await;
             }
         };
         let summary = self.summary(&receipt, &half);

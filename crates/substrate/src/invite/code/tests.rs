@@ -65,11 +65,10 @@ fn errors_say_what_is_wrong() {
     let of = |text: &str| Invite::decode(text).err().unwrap();
     assert_eq!(of("hello"), InviteError::NotACode);
     assert_eq!(of(&code[..code.len() - 4]), InviteError::Checksum);
-    assert_eq!(
+    assert!(
         of(&code.replacen(&code[12..13], "b", 1))
             .to_string()
-            .contains("('b') cannot occur"),
-        true
+            .contains("('b') cannot occur")
     );
     assert!(matches!(
         of(&format!("{code}{}", "q".repeat(1000))),

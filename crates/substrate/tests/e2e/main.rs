@@ -1,0 +1,10 @@
+//! End to end: real daemons, the real engine behind its wall, a real model, over real sockets.
+//!
+//! They run one at a time (.config/nextest.toml): two engines on two cores would measure each other.
+
+mod clock;
+mod failover;
+mod load;
+mod misuse;
+mod retention;
+mod scope;
