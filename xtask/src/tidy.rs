@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use xtask::sh;
 
-/// Past this many lines without its tests a file is split.
+/// Past this many lines without its tests a file is split. Generated code and tables of tests are free.
 const MAX_LINES: usize = 800;
 
 /// Words that say nothing about what a module is for.
@@ -15,7 +15,7 @@ const EMPTY_NAMES: [&str; 6] = ["manager", "helper", "helpers", "utils", "common
 /// Files that may hold `unsafe`: the walls, and the one file that calls llama.cpp.
 const UNSAFE_HOMES: [&str; 2] = [
     "crates/substrate-sandbox/",
-    "crates/substrate-worker/src/ffi.rs",
+    "crates/substrate-worker/src/ffi",
 ];
 
 /// Fails with every offence found, each with its file and line.
@@ -39,7 +39,8 @@ fn offences_in(file: &Path, text: &str) -> Vec<String> {
     let name = file.display();
     let mut offences = Vec::new();
     let product = product_lines(text);
-    if product.len() > MAX_LINES {
+    let is_table = is_generated(file) || name.to_string().contains("/tests/");
+    if product.len() > MAX_LINES && !is_table {
         offences.push(format!(
             "{name}: {} lines, split it (limit {MAX_LINES})",
             product.len()
@@ -75,7 +76,8 @@ fn offence_in_line(file: &Path, line: &str) -> Option<&'static str> {
     let code = line.split("//").next().unwrap_or_default();
     let path = file.to_string_lossy();
     let in_product = !path.contains("/tests/") && !path.starts_with("xtask/");
-    if code.contains("unbounded_channel") || code.contains("mpsc::unbounded") {
+    let is_unbounded = code.contains("unbounded_channel") || code.contains("mpsc::unbounded");
+    if is_unbounded && !path.starts_with("xtask/") {
         return Some("an unbounded channel");
     }
     if in_product
