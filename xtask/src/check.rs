@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clients, demo, edges, fuzz, near_tie, tidy};
+use crate::{clients, demo, edges, fuzz, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
@@ -40,9 +40,6 @@ pub fn run(options: &Options) -> Result<()> {
         ))
     })?;
     if !options.quick {
-        sh::step("near-ties against llama.cpp, short form", || {
-            near_tie::short(&model)
-        })?;
         sh::step("fuzzing, short form", || fuzz::run(fuzz::GATE_SECONDS))?;
         sh::step("client packages", || clients::run(&bin, &model))?;
         sh::step("demo", || demo::run_with(&bin, &model))?;

@@ -36,7 +36,7 @@ const PROOFS: [Proof; 4] = [
     (
         "near-tie",
         "the near-tie gap over at least 10,000 positions of this build",
-        |_, model| near_tie::long(model),
+        |_, model| near_tie::measure(model),
     ),
 ];
 

@@ -20,8 +20,6 @@ pub struct Chat {
     pub max_tokens: u32,
     /// `mine`, `circle` or `commons`; `None` = the listener's default.
     pub scope: Option<String>,
-    /// Never on the machine that is asked.
-    pub elsewhere: bool,
 }
 
 /// What came back.
@@ -75,7 +73,6 @@ impl Chat {
             prompt: prompt.to_owned(),
             max_tokens,
             scope: None,
-            elsewhere: false,
         }
     }
 
@@ -99,9 +96,6 @@ impl Chat {
             .build();
         if let Some(scope) = &self.scope {
             request = request.header("x-substrate-scope", scope);
-        }
-        if self.elsewhere {
-            request = request.header("x-substrate-placement", "elsewhere");
         }
         let response = request.send_json(self.body())?;
         let status = response.status();

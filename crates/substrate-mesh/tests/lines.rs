@@ -3,6 +3,7 @@
 mod net;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +42,8 @@ async fn udp_proxy(target: SocketAddr) -> SocketAddr {
         let (mut dice, mut packet) = (Dice(1), vec![0; 65_536]);
         while let Ok((len, client)) = front.recv_from(&mut packet).await {
             let due = (Instant::now() + DELAY, packet[..len].to_vec());
-            if !clients.contains_key(&client) {
-                clients.insert(client, udp_client(Arc::clone(&front), client, target).await);
+            if let Entry::Vacant(seat) = clients.entry(client) {
+                seat.insert(udp_client(Arc::clone(&front), client, target).await);
             }
             if !dice.lost() {
                 let _ = clients[&client].try_send(due);

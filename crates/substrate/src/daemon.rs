@@ -93,10 +93,10 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     let (door, mut calls) = Door::new();
     let stop = CancellationToken::new();
     let (desks, desk) = watch::channel(Arc::new(opened.desk(&home)?));
-    let listeners = listeners(&options, &config).await?;
+    let listeners = listeners(&options, &config, &opened.keys).await?;
     opened.api = listeners.iter().map(|(_, bound)| *bound).collect();
     let socket = grpc::bind(&home.socket()?).await?;
-    let keys = api_keys(&config);
+    let keys = opened.keys.clone();
     let mut served = tokio::task::JoinSet::new();
     for listener in listeners {
         served.spawn(http::serve(
@@ -162,6 +162,7 @@ pub struct Opened {
     device: Arc<DeviceKey>,
     pool: pool::Pool,
     api: Vec<SocketAddr>,
+    keys: ApiKeys,
     started: Instant,
 }
 
@@ -177,6 +178,7 @@ impl Opened {
             device,
             pool,
             api: Vec::new(),
+            keys: ApiKeys::new(http_keys(config)),
             started: Instant::now(),
         })
     }
@@ -206,14 +208,14 @@ fn refuse_root() -> anyhow::Result<()> {
 async fn listeners(
     options: &DaemonOptions,
     config: &Config,
+    keys: &ApiKeys,
 ) -> anyhow::Result<Vec<(TcpListener, SocketAddr)>> {
     let addrs = options
         .api
         .map_or_else(|| config.api.listen.clone(), |api| vec![api]);
-    let keys = api_keys(config);
     let mut listeners = Vec::with_capacity(addrs.len());
     for addr in addrs {
-        ListenerPolicy::check(addr, &keys)?;
+        ListenerPolicy::check(addr, keys)?;
         let listener = TcpListener::bind(addr).await.with_context(|| {
             format!("cannot listen on {addr}\nhint: another program uses the port; choose one with `--api 127.0.0.1:PORT`")
         })?;
@@ -223,7 +225,8 @@ async fn listeners(
     Ok(listeners)
 }
 
-fn api_keys(config: &Config) -> ApiKeys {
+/// The settings' API keys as the listeners take them.
+fn http_keys(config: &Config) -> Vec<ApiKey> {
     let keys = config.api.keys.iter().map(|key| ApiKey {
         name: key.name.clone(),
         sha256: key.sha256,
@@ -232,7 +235,7 @@ fn api_keys(config: &Config) -> ApiKeys {
         per_minute: key.per_minute,
         concurrent: key.concurrent,
     });
-    ApiKeys::new(keys.collect())
+    keys.collect()
 }
 
 fn http_state(

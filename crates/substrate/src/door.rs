@@ -204,6 +204,15 @@ pub struct Timings {
     pub total: u64,
 }
 
+/// A scope as people write it.
+pub fn scope_word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Mine => "mine",
+        Scope::Circle => "circle",
+        Scope::Commons => "commons",
+    }
+}
+
 /// Why a job was not taken, or not finished.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -217,7 +226,7 @@ pub enum AskError {
         similar: Vec<String>,
     },
     /// The model exists, but no node in scope can run the job.
-    #[error("no node in scope '{scope:?}' can answer with '{model}': {why}")]
+    #[error("no node in scope '{}' can answer with '{model}': {why}", scope_word(*scope))]
     NoNode {
         /// As asked.
         model: String,

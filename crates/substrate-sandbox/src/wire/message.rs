@@ -107,7 +107,7 @@ pub struct Prepare {
     pub seed: [u8; 32],
     /// Ids already generated elsewhere, to go on after.
     pub resume: Vec<u32>,
-    /// At most this many new ids.
+    /// At most this many ids in all, the resumed ones counted.
     pub max_tokens: u32,
 }
 

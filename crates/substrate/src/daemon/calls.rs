@@ -13,6 +13,7 @@ use super::{joining, views};
 use crate::config::Config;
 use crate::door::{
     Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Placement,
+    scope_word,
 };
 use crate::invite::{self, Invite};
 
@@ -154,7 +155,7 @@ impl Life {
                 scope,
                 why: format!(
                     "nodes in scope {} hold it; ask with that scope to let them read the prompt",
-                    views::scope_word(wider)
+                    scope_word(wider)
                 ),
             },
             None => AskError::UnknownModel {
@@ -364,6 +365,7 @@ impl Life {
             .store
             .circle_members(&self.context.network)
             .map_err(|error| error.to_string())?;
+        self.context.keys.replace(super::http_keys(&config));
         self.settings.replace(config, circle.into_iter().collect());
         self.refuse_unlent();
         self.tell_circle();

@@ -15,6 +15,7 @@ use substrate_record::{
 
 use super::pool::Pool;
 use crate::grpc::desk::Desk;
+use crate::http::ApiKeys;
 use crate::store::StoreError;
 
 /// Shared by the loop and every session.
@@ -29,6 +30,8 @@ pub struct Context {
     pub pool: Pool,
     /// The swarm.
     pub mesh: Mesh,
+    /// API keys the listeners accept.
+    pub keys: ApiKeys,
     /// Addresses of the HTTP listeners.
     pub api: Vec<SocketAddr>,
     /// When this daemon started.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use substrate_mesh::{MeshEvent, MessageToken};
-use substrate_node::{AttemptId, Event, MoveReason, Node, Timestamp};
+use substrate_node::{AttemptId, Event, MoveReason, Node, Refusal, Timestamp};
 use substrate_record::{JobId, NodeId, RecordId, Scope, SessionNonce};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -56,6 +56,14 @@ pub struct Peer {
     pub build: String,
 }
 
+/// An attempt this node works on.
+pub struct Provider {
+    /// Names its session.
+    pub session: u64,
+    /// Where it takes orders.
+    pub orders: mpsc::Sender<ProviderOrder>,
+}
+
 /// How the loop ended.
 pub enum Ending {
     /// The daemon was told to stop.
@@ -72,7 +80,7 @@ pub struct Life {
     pub(super) settings: Settings,
     pub(super) jobs: BTreeMap<JobId, Requested>,
     pub(super) requesters: BTreeMap<AttemptId, mpsc::Sender<RequesterOrder>>,
-    pub(super) providers: BTreeMap<AttemptId, mpsc::Sender<ProviderOrder>>,
+    pub(super) providers: BTreeMap<AttemptId, Provider>,
     pub(super) resumable: BTreeMap<RecordId, AttemptId>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) gossip: BTreeMap<RecordId, MessageToken>,
@@ -189,14 +197,11 @@ impl Life {
             Report::Event(event) => self.handle(event),
             Report::Offered {
                 attempt,
+                session,
                 manifest,
                 orders,
                 event,
-            } => {
-                self.providers.insert(attempt, orders);
-                self.resumable.insert(manifest, attempt);
-                self.handle(event);
-            }
+            } => self.on_offered(attempt, manifest, Provider { session, orders }, event),
             Report::Reattach {
                 from,
                 manifest,
@@ -206,12 +211,40 @@ impl Life {
             Report::RequesterClosed(attempt) => {
                 self.requesters.remove(&attempt);
             }
-            Report::ProviderClosed(attempt) => {
-                self.providers.remove(&attempt);
-                self.resumable.retain(|_, known| *known != attempt);
+            Report::ProviderClosed { attempt, session } => {
+                if self
+                    .providers
+                    .get(&attempt)
+                    .is_some_and(|held| held.session == session)
+                {
+                    self.providers.remove(&attempt);
+                    self.resumable.retain(|_, known| *known != attempt);
+                }
             }
-            Report::Offence { node, what } => self.penalise(node, &what),
+            Report::Offence { node, kind, what } => self.penalise(node, kind, &what),
         }
+    }
+
+    /// A second stream that claims an attempt held here is refused by itself: the node knows the first.
+    fn on_offered(
+        &mut self,
+        attempt: AttemptId,
+        manifest: RecordId,
+        provider: Provider,
+        event: Event,
+    ) {
+        if self.providers.contains_key(&attempt) {
+            let why = Refusal::Replayed;
+            // A fresh session has an empty inbox.
+            let _ = provider.orders.try_send(ProviderOrder::Refuse {
+                why,
+                retry_after_ms: 0,
+            });
+            return;
+        }
+        self.providers.insert(attempt, provider);
+        self.resumable.insert(manifest, attempt);
+        self.handle(event);
     }
 
     fn on_note(&mut self, note: Note) {

@@ -12,7 +12,6 @@ use super::road::Roads;
 use super::session::io::JobIo;
 use super::session::requester::{self, Offer};
 use super::session::{ORDER_DEPTH, ProviderOrder, RequesterOrder, provider};
-use super::shelf::ENGINE_CLASS;
 use crate::door::{AskError, JobEvent, QueueNews, Route};
 
 impl Life {
@@ -120,7 +119,7 @@ impl Life {
                 .find(|model| model.entry == *entry)
                 .map(|model| model.engine_class.clone())
         });
-        said.unwrap_or_else(|| ENGINE_CLASS.to_owned())
+        said.unwrap_or_else(|| self.context.pool.settings().engine_class.clone())
     }
 
     fn session_of(&self, node: NodeId) -> Option<substrate_record::SessionNonce> {
@@ -137,8 +136,8 @@ impl Life {
     }
 
     pub(super) fn order_provider(&self, attempt: AttemptId, order: ProviderOrder) {
-        if let Some(orders) = self.providers.get(&attempt) {
-            deliver(orders, order);
+        if let Some(provider) = self.providers.get(&attempt) {
+            deliver(&provider.orders, order);
         }
     }
 

@@ -33,6 +33,8 @@ pub struct WorkerSettings {
     pub binary: PathBuf,
     /// Its SHA-256; another binary is refused.
     pub sha256: ContentHash,
+    /// What computes, as its class names it.
+    pub engine_class: String,
     /// Cores of the machine.
     pub cores: u32,
     /// Threads for the engine at most: what the owner lends.

@@ -36,6 +36,8 @@ pub enum Report {
     Offered {
         /// Which attempt.
         attempt: AttemptId,
+        /// Names this session, in case the attempt is offered a second time.
+        session: u64,
         /// Its manifest, by which a `Resume` finds it.
         manifest: substrate_record::RecordId,
         /// Where its session takes orders.
@@ -57,11 +59,18 @@ pub enum Report {
     /// A requester's session ended.
     RequesterClosed(AttemptId),
     /// A provider's session ended.
-    ProviderClosed(AttemptId),
+    ProviderClosed {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Which of the sessions that ever claimed it.
+        session: u64,
+    },
     /// A peer broke the protocol.
     Offence {
         /// Who.
         node: substrate_record::NodeId,
+        /// How bad.
+        kind: substrate_mesh::Offence,
         /// What it did, for the log.
         what: String,
     },

@@ -14,9 +14,6 @@ use super::pool::Pool;
 use super::session::closing::weights;
 use crate::models::catalogue::{Catalogue, FindError, Held};
 
-/// The engine every worker of this build carries, PROTOCOL.md 2: name, revision, backend, CPU level.
-pub const ENGINE_CLASS: &str = "llama.cpp/llama-cpp-sys-2-0.1.161/cpu/x86-64-v3";
-
 /// Time to load a model before one was loaded here: 100 MB from the page cache took 0.2 s on two slow cores.
 const LOAD_GUESS: Duration = Duration::from_millis(500);
 
@@ -152,7 +149,7 @@ fn own_model(entry: &Verified<ModelEntry>, digest: &ContentHash, pool: &Pool) ->
     let (prefill, decode) = pool.known_rates(digest).unwrap_or_default();
     OwnModel {
         entry: entry.id(),
-        engine_class: ENGINE_CLASS.to_owned(),
+        engine_class: pool.settings().engine_class.clone(),
         loaded: pool.is_loaded(digest),
         prefill,
         decode,

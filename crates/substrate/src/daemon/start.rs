@@ -1,6 +1,6 @@
 //! What one life of the daemon is made of: workers, mesh, node, and the channels between them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -66,8 +66,9 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let memory = hardware::detect(home.blobs().as_path()).memory;
     let settings = WorkerSettings {
-        binary,
         sha256,
+        engine_class: engine_class(&binary)?,
+        binary,
         cores,
         threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
         context: config.models.context,
@@ -78,6 +79,24 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
         },
     };
     Ok(Pool::new(settings, blobs))
+}
+
+/// The engine's class, PROTOCOL.md 2, as the worker tells it: `llama.cpp/<rev>/<backend>/<x86-64 level>`.
+fn engine_class(worker: &Path) -> anyhow::Result<String> {
+    let told = std::process::Command::new(worker)
+        .arg("--version")
+        .env_clear()
+        .output();
+    let told = told.with_context(|| format!("cannot run {}", worker.display()))?;
+    parse_engine_class(&String::from_utf8_lossy(&told.stdout))
+        .with_context(|| format!("{} --version does not tell its engine", worker.display()))
+}
+
+/// From `substrate-worker 0.1.0 (llama.cpp REV, BACKEND)`.
+fn parse_engine_class(told: &str) -> Option<String> {
+    let (_, engine) = told.split_once("(llama.cpp ")?;
+    let (revision, backend) = engine.split_once(')')?.0.split_once(", ")?;
+    Some(format!("llama.cpp/{revision}/{backend}"))
 }
 
 /// The worker beside this program, or in libexec.
@@ -142,6 +161,7 @@ pub(super) async fn life(
         pool: opened.pool.clone(),
         mesh,
         api: opened.api.clone(),
+        keys: opened.keys.clone(),
         started: opened.started,
     });
     let shelf = Shelf::open(
@@ -232,4 +252,19 @@ fn known_addresses(desk: &Desk, network: &NetworkId) -> anyhow::Result<Vec<Strin
         .take(FIRST_DIALS)
         .flat_map(|(_, peer)| peer.addrs)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_class_is_what_the_worker_tells() {
+        let told = "substrate-worker 0.1.0 (llama.cpp 0.6.0-dev+sys-0.1.161, cpu/x86-64-v3)\n";
+        assert_eq!(
+            parse_engine_class(told).as_deref(),
+            Some("llama.cpp/0.6.0-dev+sys-0.1.161/cpu/x86-64-v3")
+        );
+        assert_eq!(parse_engine_class("something else"), None);
+    }
 }

@@ -2,7 +2,7 @@
 
 use substrate_mesh::PeerView as MeshPeer;
 use substrate_node::{JobPhase, JobStatus, PeerStatus, Timestamp, WorkPhase, WorkStatus};
-use substrate_record::{ContentHash, ModelEntry, NodeId, Scope, Verified};
+use substrate_record::{ContentHash, ModelEntry, NodeId, Verified};
 
 use super::life::Peer;
 use super::pool::Pool;
@@ -168,15 +168,6 @@ pub fn with_addresses(mut peers: Vec<PeerView>, connected: &[MeshPeer]) -> Vec<P
         }
     }
     peers
-}
-
-/// A scope as people write it.
-pub fn scope_word(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Mine => "mine",
-        Scope::Circle => "circle",
-        Scope::Commons => "commons",
-    }
 }
 
 /// A length as the door's 32 bits.

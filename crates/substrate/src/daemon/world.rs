@@ -161,7 +161,11 @@ impl Life {
                         ),
                         Err(what) => drop(
                             reports
-                                .send(super::session::Report::Offence { node, what })
+                                .send(super::session::Report::Offence {
+                                    node,
+                                    kind: Offence::BadRecord,
+                                    what,
+                                })
                                 .await,
                         ),
                     }
@@ -216,13 +220,13 @@ impl Life {
         });
     }
 
-    pub(super) fn penalise(&self, node: NodeId, what: &str) {
+    pub(super) fn penalise(&self, node: NodeId, kind: Offence, what: &str) {
         tracing::warn!(%node, what, "peer scored down");
         if node == self.context.me {
             return;
         }
         let mesh = self.context.mesh.clone();
         self.tasks
-            .spawn(async move { mesh.penalise(node, Offence::BadRecord).await });
+            .spawn(async move { mesh.penalise(node, kind).await });
     }
 }

@@ -72,7 +72,7 @@ fn a_refusal_has_a_hint() {
         &expect![[r#"
         exit 1
         --- stderr
-        error: no node in scope 'Mine' can answer with 'elsewhere': this machine does not hold it
+        error: no node in scope 'mine' can answer with 'elsewhere': this machine does not hold it
         hint: `--scope circle` also asks the machines of your circles
     "#]],
     );

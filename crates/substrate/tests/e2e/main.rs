@@ -5,6 +5,8 @@
 mod clock;
 mod failover;
 mod load;
+mod long;
 mod misuse;
 mod retention;
 mod scope;
+mod start;

@@ -4,16 +4,20 @@
 //! not verify, or a commitment that differs, ends the attempt as misbehaviour and is never settled.
 //! Absent by design: choosing nodes, retrying, and any text kept past the answer's end.
 
+mod arrivals;
+mod receipts;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use substrate_mesh::Offence;
 use substrate_mesh::input::{InputHeader, input_frames};
 use substrate_mesh::job::JobFrame;
 use substrate_node::{AttemptId, CloseReason, Event, MoveReason};
 use substrate_record::{
-    Accept, Ack, Finish, Half, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptR,
-    ReceiptVerdict, ReceiptW, Scope, SessionNonce, Signed, Verified, commit, output_bytes,
+    Accept, Ack, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptW, Scope, SessionNonce,
+    Verified, commit, output_bytes,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,8 +26,7 @@ use super::answer::{Answer, Salts, millis};
 use super::io::{HEARTBEAT, IoEnd, JobIo, WRITE_DEADLINE};
 use super::{Report, RequesterOrder, refusal};
 use crate::daemon::context::Context;
-use crate::daemon::session::closing::{self, Closing};
-use crate::door::{FinishReason, JobEvent, Route, Started, Summary, TextPiece, TokenLogprob};
+use crate::door::{JobEvent, Route, TokenLogprob};
 
 /// Tokens between two Acks, PROTOCOL.md 4.
 const ACK_TOKENS: u32 = 256;
@@ -296,10 +299,15 @@ impl<D: Dial> Session<D> {
             Ok(JobFrame::Finished { receipt_w, .. }) => return self.on_finished(&receipt_w).await,
             Ok(other) => {
                 return self
-                    .misbehaved(&format!("a frame out of turn: {}", other.name()))
+                    .misbehaved(
+                        Offence::OutOfOrder,
+                        &format!("a frame out of turn: {}", other.name()),
+                    )
                     .await;
             }
-            Err(IoEnd::Malformed(why)) => return self.misbehaved(&why).await,
+            Err(IoEnd::Malformed(why)) => {
+                return self.misbehaved(Offence::MalformedFrame, &why).await;
+            }
             Err(IoEnd::Closed | IoEnd::Stuck) => return self.lose(io).await,
         }
         Step::On
@@ -325,301 +333,6 @@ impl<D: Dial> Session<D> {
             }
         }
         Step::On
-    }
-
-    async fn on_started(&mut self, accept: &[u8], io: &mut Option<JobIo>) -> Step {
-        let attempt = self.offer.attempt;
-        let accept = match Signed::<Accept>::decode(accept)
-            .map_err(|e| e.to_string())
-            .and_then(|signed| {
-                signed
-                    .verify(&self.context.network)
-                    .map_err(|e| e.to_string())
-            }) {
-            Ok(accept) => accept,
-            Err(why) => return self.misbehaved(&format!("its Accept: {why}")).await,
-        };
-        let body = accept.body();
-        if accept.author() != attempt.peer
-            || body.manifest != self.manifest.id()
-            || self.accept.is_some()
-        {
-            return self.misbehaved("its Accept is for something else").await;
-        }
-        if !body.wall.satisfies(self.answer.wall) {
-            return self.misbehaved("its wall is weaker than demanded").await;
-        }
-        let n_in = body.n_in;
-        self.answer.n_in = n_in;
-        self.answer.timings.queue = self
-            .answer
-            .offered
-            .map_or(0, millis)
-            .saturating_sub(self.answer.timings.route);
-        self.accept = Some(accept);
-        self.tell(Event::PeerStarted { attempt, n_in }).await;
-        self.pending.push_back(JobEvent::Started(Started {
-            node: attempt.peer,
-            route: self.offer.route,
-            n_in,
-            attempt: attempt.number,
-        }));
-        self.ack(io).await
-    }
-
-    async fn on_tokens(
-        &mut self,
-        ids: Vec<u32>,
-        bytes: Vec<u8>,
-        logprobs: Vec<substrate_mesh::token::TokenLogprob>,
-        io: &mut Option<JobIo>,
-    ) -> Step {
-        if self.accept.is_none()
-            || self.answer.ids.len() + ids.len() > self.answer.max_tokens as usize
-        {
-            return self.misbehaved("tokens nobody asked for").await;
-        }
-        if std::str::from_utf8(&bytes).is_err() {
-            return self.misbehaved("text that is not whole UTF-8").await;
-        }
-        // A frame without tokens is the text held back until the end; after a resume it may come twice.
-        if ids.is_empty() && std::mem::replace(&mut self.has_last_text, true) {
-            return Step::On;
-        }
-        self.answer.ids.extend_from_slice(&ids);
-        let logprobs = logprobs.into_iter().map(for_client).collect();
-        self.pending.push_back(JobEvent::Text(TextPiece {
-            bytes,
-            ids,
-            logprobs,
-        }));
-        self.tell_progress().await;
-        if self.own_tokens() - self.last_acked() >= ACK_TOKENS {
-            return self.ack(io).await;
-        }
-        Step::On
-    }
-
-    async fn on_finished(&mut self, receipt: &[u8]) -> Step {
-        let attempt = self.offer.attempt;
-        let receipt = match Signed::<ReceiptW>::decode(receipt)
-            .map_err(|e| e.to_string())
-            .and_then(|signed| {
-                signed
-                    .verify(&self.context.network)
-                    .map_err(|e| e.to_string())
-            }) {
-            Ok(receipt) => receipt,
-            Err(why) => return self.misbehaved(&format!("its receipt: {why}")).await,
-        };
-        if let Err(why) = self.check_receipt(&receipt) {
-            return self.misbehaved(why).await;
-        }
-        let finish = receipt.body().finish;
-        self.receipt = Some(receipt);
-        self.tell(Event::PeerFinished {
-            attempt,
-            tokens: self.own_tokens(),
-            finish,
-        })
-        .await;
-        Step::On
-    }
-
-    fn check_receipt(&self, receipt: &Verified<ReceiptW>) -> Result<(), &'static str> {
-        let body = receipt.body();
-        let Some(accept) = &self.accept else {
-            return Err("a receipt before its Accept");
-        };
-        if receipt.author() != self.offer.attempt.peer
-            || body.manifest != self.manifest.id()
-            || body.accept != accept.id()
-        {
-            return Err("its receipt is for something else");
-        }
-        if body.input_commitment != self.manifest.body().input_commitment {
-            return Err("its receipt names another input");
-        }
-        if body.n_out != self.own_tokens() || body.n_in != accept.body().n_in {
-            return Err("its receipt counts other tokens than came");
-        }
-        if body.output_commitment != self.salts.commit_output(&self.answer.ids) {
-            return Err("its receipt commits to another output");
-        }
-        if Some(body.model_sha256) != closing::weights(&self.offer.entry) {
-            return Err("its receipt names other weights");
-        }
-        Ok(())
-    }
-
-    /// Both halves durable here, then the client's end of the answer, then the provider's `Stored`.
-    async fn settle(&mut self, io: &mut Option<JobIo>) {
-        let attempt = self.offer.attempt;
-        let Some(receipt) = self.receipt.clone() else {
-            return;
-        };
-        let verdict = self.verdict(
-            Half::ReceiptW(receipt.id()),
-            ReceiptVerdict::Ok,
-            String::new(),
-        );
-        let half = match self
-            .closing(Some(receipt.clone()))
-            .append(&self.context, verdict)
-            .await
-        {
-            Ok(half) => half,
-            Err(error) => {
-                tracing::error!(%attempt, %error, "the receipt could not be stored");
-                self.flush().await;
-                let why = format!("the receipt could not be stored: {error}");
-                let _ = self
-                    .answer
-                    .events
-                    .send(JobEvent::Failed(crate::door::AskError::Internal { why }))
-                    .await;
-                self.tell(Event::ReceiptStored { attempt }).await;
-                return;
-            }
-        };
-        self.tell(Event::ReceiptStored { attempt }).await;
-        let send = async {
-            let half = JobFrame::ReceiptR {
-                bytes: half.bytes().to_vec(),
-            };
-            if let Some(stream) = io.as_mut()
-                && stream.send(&half).await.is_ok()
-            {
-                await_stored(stream).await;
-            }
-        };
-        let summary = self.summary(&receipt, &half);
-        let finish = async {
-            self.flush().await;
-            let _ = self
-                .answer
-                .events
-                .send(JobEvent::Finished(Box::new(summary)))
-                .await;
-        };
-        tokio::join!(send, finish);
-    }
-
-    /// Hands the client what is still pending; a client that went away loses it.
-    async fn flush(&self) {
-        for event in &self.pending {
-            if self.answer.events.send(event.clone()).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn summary(&self, receipt: &Verified<ReceiptW>, half: &Verified<ReceiptR>) -> Summary {
-        let body = receipt.body();
-        let mut timings = self.answer.timings;
-        timings.prefill += body.timings_ms.prefill;
-        timings.decode += body.timings_ms.decode;
-        timings.total = millis(self.answer.since);
-        Summary {
-            finish: if body.finish == Finish::Stop {
-                FinishReason::Stop
-            } else {
-                FinishReason::Length
-            },
-            n_in: self.answer.n_in,
-            n_out: u32::try_from(self.answer.ids.len()).unwrap_or(u32::MAX),
-            node: self.offer.attempt.peer,
-            route: self.offer.route,
-            scope: self.offer.scope,
-            wall: self
-                .accept
-                .as_ref()
-                .map_or(self.answer.wall, |accept| accept.body().wall),
-            attempts: self.offer.attempt.number,
-            receipt: Some(half.id()),
-            model_sha256: body.model_sha256,
-            timings,
-        }
-    }
-
-    async fn close(&mut self, why: CloseReason, io: &mut Option<JobIo>) {
-        if let Some(stream) = io.as_mut() {
-            let _ = stream.send(&JobFrame::Cancel).await;
-        }
-        // What came but was not handed over yet belongs to the client: the next attempt resumes after it.
-        if why != CloseReason::Cancelled {
-            self.flush().await;
-        }
-        let (half, verdict) = match (&self.receipt, &self.accept) {
-            (Some(receipt), _) => (Half::ReceiptW(receipt.id()), ReceiptVerdict::Partial),
-            (None, Some(accept)) if why == CloseReason::Misbehaved => {
-                (Half::Accept(accept.id()), ReceiptVerdict::Reject)
-            }
-            (None, Some(accept)) => (Half::Accept(accept.id()), ReceiptVerdict::Partial),
-            (None, None) => return,
-        };
-        let body = self.verdict(half, verdict, closing::words(why).to_owned());
-        let stored = self
-            .closing(self.receipt.clone())
-            .append(&self.context, body)
-            .await;
-        match (stored, io.as_mut()) {
-            (Ok(half), Some(stream)) => {
-                let _ = stream
-                    .send(&JobFrame::ReceiptR {
-                        bytes: half.bytes().to_vec(),
-                    })
-                    .await;
-            }
-            (Err(error), _) => {
-                tracing::error!(attempt = %self.offer.attempt, %error, "the partial receipt could not be stored")
-            }
-            (Ok(_), None) => {}
-        }
-    }
-
-    fn closing(&self, receipt: Option<Verified<ReceiptW>>) -> Closing {
-        Closing {
-            manifests: self.answer.manifests.iter().cloned().collect(),
-            accept: self.accept.clone(),
-            acks: self.acks.clone(),
-            receipt,
-        }
-    }
-
-    fn verdict(&self, half: Half, verdict: ReceiptVerdict, reason: String) -> ReceiptR {
-        ReceiptR {
-            manifest: self.manifest.id(),
-            half,
-            verdict,
-            tokens: self.own_tokens(),
-            reason,
-        }
-    }
-
-    async fn ack(&mut self, io: &mut Option<JobIo>) -> Step {
-        let Some(accept) = &self.accept else {
-            return Step::On;
-        };
-        let ack = self.context.sign(Ack {
-            manifest: self.manifest.id(),
-            accept: accept.id(),
-            n_in: accept.body().n_in,
-            prefilled: self.prefilled,
-            tokens: self.own_tokens(),
-            output_commitment: self.salts.commit_output(&self.answer.ids),
-        });
-        let frame = JobFrame::Ack {
-            bytes: ack.bytes().to_vec(),
-        };
-        self.acks.push(ack);
-        closing::thin(&mut self.acks);
-        self.acked_at = Instant::now();
-        let lost = match io.as_mut() {
-            Some(stream) => stream.send(&frame).await.is_err(),
-            None => false,
-        };
-        if lost { self.lose(io).await } else { Step::On }
     }
 
     async fn resume(&mut self, io: &mut Option<JobIo>) -> Step {
@@ -656,12 +369,13 @@ impl<D: Dial> Session<D> {
         Step::On
     }
 
-    async fn misbehaved(&mut self, what: &str) -> Step {
+    async fn misbehaved(&mut self, kind: Offence, what: &str) -> Step {
         let attempt = self.offer.attempt;
         self.condemned = true;
         tracing::warn!(%attempt, what, "peer misbehaved");
         let report = Report::Offence {
             node: attempt.peer,
+            kind,
             what: what.to_owned(),
         };
         let _ = self.reports.send(report).await;

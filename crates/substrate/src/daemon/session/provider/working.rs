@@ -1,0 +1,212 @@
+//! The work itself: prepared, accepted, begun, and every frame of the worker passed on.
+//!
+//! Invariant: no work begins on a stream that closed before the Accept went out.
+
+use substrate_mesh::job::JobFrame;
+use substrate_node::{Event, StopReason, WorkFailure};
+use substrate_record::{Accept, Finish, ModelEntry, Verified};
+use substrate_sandbox::wire::FromWorker;
+use tokio::time::sleep_until;
+
+use super::{InputCommitment, Session, Stage, Step};
+use crate::daemon::engine::WorkError;
+use crate::daemon::session::closing;
+use crate::daemon::session::work::{self, Running};
+
+/// When to ask again a node that stopped a job before it began: its reasons last longer than a moment.
+const RETRY_LATER_MS: u64 = 5_000;
+
+impl Session {
+    pub(super) async fn on_work(&mut self, event: WorkEvent) -> Step {
+        match event {
+            WorkEvent::Prepared(Ok(running)) => self.accept_and_begin(running).await,
+            WorkEvent::Prepared(Err(error)) => self.fail(error.why, error.detail).await,
+            WorkEvent::Frame(Ok(frame)) => self.on_worker_frame(frame).await,
+            WorkEvent::Frame(Err(error)) => {
+                self.fail(WorkFailure::Crashed, error.to_string()).await
+            }
+            WorkEvent::NoReceipt => Step::End,
+        }
+    }
+
+    pub(super) async fn accept_and_begin(&mut self, running: Running) -> Step {
+        if self.io.is_none() {
+            // PROTOCOL.md 5: a stream that closed before the Accept must not start.
+            return Step::End;
+        }
+        let n_in = running.n_in;
+        let settings = self.context.pool.settings();
+        let accept = self.context.sign(Accept {
+            manifest: self.manifest.id(),
+            engine_class: self.manifest.body().engine_class.clone(),
+            worker_sha256: settings.sha256,
+            wall: self.context.pool.wall(),
+            n_in,
+        });
+        let frame = JobFrame::Started {
+            accept: accept.bytes().to_vec(),
+        };
+        self.accept = Some(accept);
+        self.spent.started();
+        if let Err(error) = running.sequence.begin().await {
+            return self.fail(WorkFailure::Crashed, error.to_string()).await;
+        }
+        self.stage = Stage::Working(Box::new(running));
+        self.tell(Event::WorkStarted {
+            attempt: self.attempt,
+            n_in,
+        })
+        .await;
+        self.send(frame).await
+    }
+
+    pub(super) async fn on_worker_frame(&mut self, frame: FromWorker) -> Step {
+        let attempt = self.attempt;
+        match frame {
+            FromWorker::Prefilled { n, .. } => {
+                let Some(n) = self.spent.prefilled(n) else {
+                    return Step::On;
+                };
+                self.tell(Event::WorkProgress {
+                    attempt,
+                    prefilled: n,
+                    tokens: 0,
+                })
+                .await;
+                self.send(JobFrame::Prefilled { n }).await
+            }
+            FromWorker::Tokens {
+                ids,
+                bytes,
+                logprobs,
+                ..
+            } => {
+                self.ids.extend_from_slice(&ids);
+                self.tokens = self
+                    .tokens
+                    .saturating_add(u32::try_from(ids.len()).unwrap_or(u32::MAX));
+                let count = ids.len();
+                let logprobs = logprobs.into_iter().map(work::for_stream).collect();
+                let frame = JobFrame::Token {
+                    ids,
+                    bytes,
+                    logprobs,
+                };
+                self.tail.push(count, frame.clone());
+                if let Some(tokens) = self.spent.worth_telling(self.ids.len()) {
+                    let prefilled = self.spent.prefilled_so_far();
+                    self.tell(Event::WorkProgress {
+                        attempt,
+                        prefilled,
+                        tokens,
+                    })
+                    .await;
+                }
+                self.send(frame).await
+            }
+            FromWorker::Finished(done) => {
+                self.spent.finished(done.prefill_us, done.decode_us);
+                self.tell(Event::WorkFinished {
+                    attempt,
+                    tokens: self.own_tokens(),
+                })
+                .await;
+                let finish = match done.finish {
+                    1 => Finish::Stop,
+                    2 => Finish::Length,
+                    3 => Finish::Cancelled,
+                    _ => Finish::Failed,
+                };
+                if !done.tail.is_empty() && matches!(finish, Finish::Stop | Finish::Length) {
+                    let frame = JobFrame::Token {
+                        ids: Vec::new(),
+                        bytes: done.tail,
+                        logprobs: Vec::new(),
+                    };
+                    self.tail.end(frame.clone());
+                    self.send(frame).await;
+                }
+                self.finish(finish).await
+            }
+            FromWorker::Failed { why, detail, .. } => {
+                self.fail(work::failure_of(why), detail).await
+            }
+            _ => {
+                self.fail(
+                    WorkFailure::Crashed,
+                    "the worker answered something else".to_owned(),
+                )
+                .await
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, entry: Verified<ModelEntry>) -> Step {
+        let Stage::Held(input) = std::mem::replace(&mut self.stage, Stage::Offered) else {
+            return Step::On;
+        };
+        self.input = Some(InputCommitment {
+            output_salt: input.salts.output,
+            resumed: input.resume.clone(),
+        });
+        let pool = self.context.pool.clone();
+        let manifest = self.manifest.body().clone();
+        let weights = closing::weights(&entry);
+        self.entry = Some(entry);
+        self.stage = Stage::Preparing(tokio::spawn(work::prepare(pool, weights, manifest, input)));
+        Step::On
+    }
+
+    pub(super) async fn fail(&mut self, why: WorkFailure, detail: String) -> Step {
+        tracing::info!(attempt = %self.attempt, ?why, %detail, "work failed");
+        self.stage = Stage::Offered;
+        self.failure = Some(detail);
+        self.tell(Event::WorkFailed {
+            attempt: self.attempt,
+            why,
+        })
+        .await;
+        Step::On
+    }
+
+    /// Ends the attempt; what was sampled is signed for if an Accept went out.
+    pub(super) async fn stop(&mut self, why: StopReason) -> Step {
+        if matches!(self.stage, Stage::Settling(..)) {
+            return Step::On;
+        }
+        let finish = if why == StopReason::WorkerFailed {
+            Finish::Failed
+        } else {
+            Finish::Cancelled
+        };
+        // Dropping the sequence cancels it inside the worker.
+        self.stage = Stage::Offered;
+        match (self.accept.is_some(), why.refusal()) {
+            (true, _) => self.finish(finish).await,
+            (false, Some(refusal)) => self.refuse(refusal, RETRY_LATER_MS).await,
+            (false, None) => Step::End,
+        }
+    }
+}
+
+/// What the worker's side of a session can bring.
+pub(super) enum WorkEvent {
+    Prepared(Result<Running, work::StartError>),
+    Frame(Result<FromWorker, WorkError>),
+    NoReceipt,
+}
+
+pub(super) async fn work_event(stage: &mut Stage, may_work: bool) -> WorkEvent {
+    match stage {
+        Stage::Preparing(task) => WorkEvent::Prepared(
+            task.await
+                .unwrap_or_else(|_| Err(work::StartError::internal())),
+        ),
+        Stage::Working(running) if may_work => WorkEvent::Frame(running.sequence.next().await),
+        Stage::Settling(_, until) => {
+            sleep_until(*until).await;
+            WorkEvent::NoReceipt
+        }
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,157 @@
+//! What the provider sends that counts: its Accept, its tokens, its half of the receipt.
+//!
+//! Invariant: each is checked against what was asked and what came before it, and nothing that fails is used.
+
+use substrate_mesh::Offence;
+use substrate_mesh::token::TokenLogprob;
+use substrate_node::Event;
+use substrate_record::{Accept, ReceiptW, Signed, Verified};
+
+use super::{ACK_TOKENS, Dial, Session, Step, for_client};
+use crate::daemon::session::answer::millis;
+use crate::daemon::session::closing;
+use crate::daemon::session::io::JobIo;
+use crate::door::{JobEvent, Started, TextPiece};
+
+impl<D: Dial> Session<D> {
+    pub(super) async fn on_started(&mut self, accept: &[u8], io: &mut Option<JobIo>) -> Step {
+        let attempt = self.offer.attempt;
+        let accept = match Signed::<Accept>::decode(accept)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
+            Ok(accept) => accept,
+            Err(why) => {
+                return self
+                    .misbehaved(Offence::BadRecord, &format!("its Accept: {why}"))
+                    .await;
+            }
+        };
+        let body = accept.body();
+        if accept.author() != attempt.peer
+            || body.manifest != self.manifest.id()
+            || self.accept.is_some()
+        {
+            return self
+                .misbehaved(Offence::BadRecord, "its Accept is for something else")
+                .await;
+        }
+        if !body.wall.satisfies(self.answer.wall) {
+            return self
+                .misbehaved(Offence::BadRecord, "its wall is weaker than demanded")
+                .await;
+        }
+        let n_in = body.n_in;
+        self.answer.n_in = n_in;
+        self.answer.timings.queue = self
+            .answer
+            .offered
+            .map_or(0, millis)
+            .saturating_sub(self.answer.timings.route);
+        self.accept = Some(accept);
+        self.tell(Event::PeerStarted { attempt, n_in }).await;
+        self.pending.push_back(JobEvent::Started(Started {
+            node: attempt.peer,
+            route: self.offer.route,
+            n_in,
+            attempt: attempt.number,
+        }));
+        self.ack(io).await
+    }
+
+    pub(super) async fn on_tokens(
+        &mut self,
+        ids: Vec<u32>,
+        bytes: Vec<u8>,
+        logprobs: Vec<TokenLogprob>,
+        io: &mut Option<JobIo>,
+    ) -> Step {
+        if self.accept.is_none()
+            || self.answer.ids.len() + ids.len() > self.answer.max_tokens as usize
+        {
+            return self
+                .misbehaved(Offence::OutOfOrder, "tokens nobody asked for")
+                .await;
+        }
+        if std::str::from_utf8(&bytes).is_err() {
+            return self
+                .misbehaved(Offence::BadRecord, "text that is not whole UTF-8")
+                .await;
+        }
+        // A frame without tokens is the text held back until the end; after a resume it may come twice.
+        if ids.is_empty() && std::mem::replace(&mut self.has_last_text, true) {
+            return Step::On;
+        }
+        self.answer.ids.extend_from_slice(&ids);
+        let logprobs = logprobs.into_iter().map(for_client).collect();
+        self.pending.push_back(JobEvent::Text(TextPiece {
+            bytes,
+            ids,
+            logprobs,
+        }));
+        self.tell_progress().await;
+        if self.own_tokens() - self.last_acked() >= ACK_TOKENS {
+            return self.ack(io).await;
+        }
+        Step::On
+    }
+
+    pub(super) async fn on_finished(&mut self, receipt: &[u8]) -> Step {
+        let attempt = self.offer.attempt;
+        let receipt = match Signed::<ReceiptW>::decode(receipt)
+            .map_err(|e| e.to_string())
+            .and_then(|signed| {
+                signed
+                    .verify(&self.context.network)
+                    .map_err(|e| e.to_string())
+            }) {
+            Ok(receipt) => receipt,
+            Err(why) => {
+                return self
+                    .misbehaved(Offence::BadRecord, &format!("its receipt: {why}"))
+                    .await;
+            }
+        };
+        if let Err(why) = self.check_receipt(&receipt) {
+            return self.misbehaved(Offence::BadRecord, why).await;
+        }
+        let finish = receipt.body().finish;
+        self.receipt = Some(receipt);
+        self.tell(Event::PeerFinished {
+            attempt,
+            tokens: self.own_tokens(),
+            finish,
+        })
+        .await;
+        Step::On
+    }
+
+    pub(super) fn check_receipt(&self, receipt: &Verified<ReceiptW>) -> Result<(), &'static str> {
+        let body = receipt.body();
+        let Some(accept) = &self.accept else {
+            return Err("a receipt before its Accept");
+        };
+        if receipt.author() != self.offer.attempt.peer
+            || body.manifest != self.manifest.id()
+            || body.accept != accept.id()
+        {
+            return Err("its receipt is for something else");
+        }
+        if body.input_commitment != self.manifest.body().input_commitment {
+            return Err("its receipt names another input");
+        }
+        if body.n_out != self.own_tokens() || body.n_in != accept.body().n_in {
+            return Err("its receipt counts other tokens than came");
+        }
+        if body.output_commitment != self.salts.commit_output(&self.answer.ids) {
+            return Err("its receipt commits to another output");
+        }
+        if Some(body.model_sha256) != closing::weights(&self.offer.entry) {
+            return Err("its receipt names other weights");
+        }
+        Ok(())
+    }
+}
