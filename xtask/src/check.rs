@@ -27,7 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     sh::step("tidy", tidy::check)?;
     let model = sh::step("demo model", model::fetch)?;
     let model = publish_model(&model)?;
-    let bin = sh::step("binaries", stage::build)?;
+    let bin = sh::step("binaries and tests", stage::build_with_tests)?;
     sh::step("lints", lints)?;
     sh::step("tests", || tests(&bin, &model))?;
     sh::step("documentation tests", || {
@@ -51,9 +51,6 @@ pub fn run(options: &Options) -> Result<()> {
 /// The worker apart from the rest in every step: see [`stage::ALL_BUT_WORKER`].
 const WORKER: [&str; 2] = ["--package", "substrate-worker"];
 
-/// The simulator is a feature of the node, off in the product.
-const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
-
 fn lints() -> Result<()> {
     let clippy = |selection: &[&str]| {
         sh::run(
@@ -63,7 +60,7 @@ fn lints() -> Result<()> {
                 .args(["--", "-D", "warnings"]),
         )
     };
-    clippy(&[&stage::ALL_BUT_WORKER[..], &SIMULATOR].concat())?;
+    clippy(&[&stage::ALL_BUT_WORKER[..], &stage::SIMULATOR].concat())?;
     clippy(&WORKER)
 }
 
@@ -83,7 +80,7 @@ fn tests(bin: &std::path::Path, model: &std::path::Path) -> Result<()> {
         }
         sh::run(with_parts(&mut command, bin, model))
     };
-    one(&[&stage::ALL_BUT_WORKER[..], &SIMULATOR].concat())?;
+    one(&[&stage::ALL_BUT_WORKER[..], &stage::SIMULATOR].concat())?;
     one(&WORKER)
 }
 

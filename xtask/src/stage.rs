@@ -19,13 +19,32 @@ pub const UNPRIVILEGED: u32 = 65534;
 /// rest would build llama.cpp once for that union and once more for the static worker, ten minutes of processor time.
 pub const ALL_BUT_WORKER: [&str; 3] = ["--workspace", "--exclude", "substrate-worker"];
 
+/// The simulator is a feature of the node, off in the product.
+pub const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
+
 /// Builds `substrate` and the static `substrate-worker` and returns the folder that holds both.
+///
+/// # Errors
+/// A build fails, or the worker is not static.
 pub fn build() -> Result<PathBuf> {
-    // The whole selection, so that tests and lints find the same libraries built.
+    build_with(&[])
+}
+
+/// As [`build`], with the tests: what tests need changes the features of libraries, and building the programs with
+/// them at once builds libp2p once and not twice.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with_tests() -> Result<PathBuf> {
+    build_with(&[&["--tests"], &SIMULATOR[..]].concat())
+}
+
+fn build_with(more: &[&str]) -> Result<PathBuf> {
     sh::run(
         sh::cargo()
             .args(["build", "--quiet", "--bins"])
-            .args(ALL_BUT_WORKER),
+            .args(ALL_BUT_WORKER)
+            .args(more),
     )?;
     sh::run(sh::cargo().args([
         "rustc",
