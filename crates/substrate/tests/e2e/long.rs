@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use xtask::node::Scratch;
-use xtask::stream::Chat;
+use xtask::stream::complete;
 use xtask::trio::{Holders, MODEL, Trio, test_bin, test_model};
 
 /// Past two acknowledgements of 256 tokens, and past the 512 that may be unacknowledged.
@@ -12,25 +12,23 @@ const TOKENS: u32 = 560;
 fn a_long_answer_is_acknowledged_on_the_way_and_settled_by_both_sides() -> Result<()> {
     let scratch = Scratch::new("long")?;
     let trio = Trio::start(&test_bin(), scratch.path(), &test_model(), Holders::Guests)?;
-    // A list the model does not end by itself within the limit.
-    let prompt = "Count from one to two hundred in words, one number on each line.";
-    let answer = Chat::new(trio.a.api, MODEL, prompt, TOKENS).run()?;
-    let tokens = answer.usage["completion_tokens"]
+    // Raw text that goes on by itself: a chat answer would end when the model thinks it is done.
+    let done = complete(
+        trio.a.api,
+        MODEL,
+        "1, 2, 3, 4, 5, 6, 7, 8,",
+        TOKENS,
+        "circle",
+    )?;
+    let tokens = done.body["usage"]["completion_tokens"]
         .as_u64()
         .context("usage")?;
-    assert!(
-        tokens > 512,
-        "only {tokens} tokens: the prompt no longer makes a long answer"
-    );
-    assert_eq!(answer.substrate["attempts"], 1, "{}", answer.substrate);
-    let provider = answer.substrate["node"]
-        .as_str()
-        .context("node")?
-        .to_owned();
-    for node in [&trio.a, trio.guest(&provider)?] {
+    assert_eq!(tokens, u64::from(TOKENS), "{}", done.body);
+    assert_eq!(done.route, "direct");
+    for node in [&trio.a, trio.guest(&done.node)?] {
         node.wait_for("both halves", std::time::Duration::from_secs(10), |node| {
             Ok(node
-                .cli(&["receipts", "show", &answer.job])
+                .cli(&["receipts", "show", &done.job])
                 .is_ok_and(|story| story.contains("both halves")))
         })?;
     }
