@@ -30,7 +30,7 @@ fn client(python: &Path, script: &str, api: &str) -> Result<()> {
     sh::run(
         sh::command(python)
             .arg(sh::root().join("tests/clients").join(script))
-            .args([&format!("http://{api}"), MODEL]),
+            .args(["--base-url", &format!("http://{api}"), "--model", MODEL]),
     )
 }
 

@@ -39,6 +39,13 @@ enum Task {
     Stage,
     /// Fetch the demo model, check its digest, and print its path
     Model,
+    /// Unmodified client packages against real nodes, with the programs staged before
+    Clients {
+        /// The folder that `stage` printed
+        bin: std::path::PathBuf,
+        /// The file that `model` printed
+        model: std::path::PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -51,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", stage::build()?.display());
             Ok(())
         }
+        Task::Clients { bin, model } => clients::run(&bin, &model),
         Task::Model => {
             println!("{}", model::fetch()?.display());
             Ok(())

@@ -34,15 +34,15 @@ pub struct FreeCores {
 }
 
 impl FreeCores {
-    /// `cores` the machine has, `most` the owner lends.
+    /// `cores` the machine has, `most` the owner lends. Begins with one thread; the first look, a second later, may raise it.
     pub fn new(cores: u32, most: u32) -> Self {
         let most = most.clamp(1, cores.max(1));
         Self {
             cores: cores.max(1),
             most,
             last: None,
-            calm: 0,
-            threads: most,
+            calm: PATIENCE - 1,
+            threads: 1,
             own_before: BTreeMap::new(),
         }
     }
