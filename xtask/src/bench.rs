@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: side-by-side figures, both sides interleaved in one run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -32,6 +32,9 @@ pub struct Options {
     /// Print JSON cells instead of a table
     #[arg(long)]
     json: bool,
+    /// Use the programs staged before instead of building them
+    #[arg(long, value_name = "FOLDER")]
+    bin: Option<PathBuf>,
     /// Pairs to measure
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
@@ -61,7 +64,10 @@ pub struct Cell {
 /// Builds, measures, prints.
 pub fn run(options: &Options) -> Result<()> {
     let model = publish_model(&model::fetch()?)?;
-    let bin = sh::step("binaries", stage::build)?;
+    let bin = match &options.bin {
+        Some(bin) => bin.clone(),
+        None => sh::step("binaries", stage::build)?,
+    };
     let cells = hop(&bin, &model, options.pairs)?;
     if options.json {
         println!(

@@ -56,6 +56,9 @@ pub struct Options {
     /// Print the names
     #[arg(long)]
     list: bool,
+    /// Use the programs staged before instead of building them
+    #[arg(long, value_name = "FOLDER")]
+    bin: Option<PathBuf>,
     /// Repeat what was proved for this commit
     #[arg(long)]
     again: bool,
@@ -77,7 +80,10 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("no such proof; `cargo xtask prove --list` names them");
     }
     let model = publish_model(&model::fetch()?)?;
-    let bin = sh::step("binaries", stage::build)?;
+    let bin = match &options.bin {
+        Some(bin) => bin.clone(),
+        None => sh::step("binaries", stage::build)?,
+    };
     for (name, _, prove) in chosen {
         let stamp = stamp(name)?;
         if stamp.exists() && !options.again {
