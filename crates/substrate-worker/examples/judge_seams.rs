@@ -7,7 +7,7 @@ use substrate_sandbox::wire::{Input, Message, Prepare, Sampler};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::NEAR_TIE;
-use substrate_worker::sequence::Step;
+use substrate_worker::scheduler::Event;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -26,6 +26,7 @@ fn main() {
         batch_threads: 2,
         pool: 2,
         flash_attention: true,
+        ..LoadOptions::default()
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
     let mut real = 0;
@@ -85,11 +86,13 @@ fn first_gap(engine: &mut Engine, question: &str, one: &str, other: &str) -> (us
         seed: [0; 32],
         resume: one[..shared].to_vec(),
         max_tokens: u32::try_from(shared).expect("a short answer") + 1,
+        partition: [0; 32],
+        reuse: false,
     };
-    let mut sequence = engine.prepare(&job).expect("a sound job");
+    let sequence = engine.prepare(&job).expect("a sound job");
     let mut gap = f64::INFINITY;
-    let ran = engine.run(&mut sequence, |step| {
-        if let Step::Token(token) = step {
+    let ran = engine.run(sequence, |event| {
+        if let Event::Token { token, .. } = event {
             gap = token.gap;
         }
     });

@@ -17,10 +17,12 @@ fn main() {
         .map_or(10_240, |n| n.parse().expect("a number"));
     let options = LoadOptions {
         n_ctx: MAX_BATCH as u32,
+        outputs: MAX_BATCH as u32,
         threads: 1,
         batch_threads: 1,
         pool: 1,
         flash_attention: true,
+        ..LoadOptions::default()
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
     let mut shifts = Vec::new();

@@ -11,7 +11,7 @@ use substrate_sandbox::wire::{Input, Prepare, Sampler};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::percentile;
-use substrate_worker::sequence::Step;
+use substrate_worker::scheduler::Event;
 
 /// Tokens per measured answer.
 const TOKENS: u32 = 128;
@@ -36,6 +36,7 @@ fn main() {
         batch_threads: threads,
         pool: threads,
         flash_attention,
+        ..LoadOptions::default()
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
     let (prefill, decode) = engine.bench(512, TOKENS).expect("the engine runs");
@@ -103,11 +104,13 @@ fn answer(engine: &mut Engine, sampler: Sampler) -> (Vec<u32>, f64) {
         seed: [1; 32],
         resume: Vec::new(),
         max_tokens: TOKENS,
+        partition: [0; 32],
+        reuse: false,
     };
-    let mut sequence = engine.prepare(&job).expect("sound");
+    let sequence = engine.prepare(&job).expect("sound");
     let (mut start, mut ids) = (Instant::now(), Vec::new());
-    let ran = engine.run(&mut sequence, |step| {
-        if let Step::Token(token) = step {
+    let ran = engine.run(sequence, |event| {
+        if let Event::Token { token, .. } = event {
             if ids.is_empty() {
                 start = Instant::now();
             }

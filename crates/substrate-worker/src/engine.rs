@@ -1,23 +1,26 @@
-//! A loaded model that answers one sequence at a time, step by step.
+//! A loaded model that answers many sequences at a time, step by step.
 //!
-//! A step is a chunk of prefill or one token, so whoever drives the engine can cancel, pause or
-//! give way between any two; an [`Interrupt`] stops even a running step.
+//! A step is one decode call over all that run ([`crate::scheduler`]), so whoever drives the engine can
+//! cancel, pause or give way between any two; an [`Interrupt`] stops even a running step.
 //!
 //! Invariant: the next token depends on the ids so far, the sampler and the seed only; resuming
 //! after n ids continues as the unbroken answer would, up to near-ties (see [`crate::near_tie`]).
-//! Absent by design: queues, pipes and clocks other than for timings; any silent truncation.
+//! Absent by design: pipes and clocks other than for timings; any silent truncation.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{Failure, Input, ModelFacts, Prepare, input};
+use substrate_sandbox::wire::{Failure, Finished, Input, ModelFacts, Prepare, input};
 
-use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, Model};
+use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
+use crate::grammar::Grammars;
 use crate::header;
 use crate::prompt::{Ids, wipe};
 use crate::refusal::Refusal;
-use crate::sequence::{Sequence, Step};
+use crate::scheduler::{Event, KEPT_PREFIXES, Scheduler};
+use crate::sequence::Sequence;
 use crate::template::{Template, TemplateError};
 
 /// The revision of the engine that this program carries.
@@ -30,11 +33,23 @@ pub const BACKEND: &str = if cfg!(target_arch = "x86_64") {
     "cpu"
 };
 
+/// Context of a model that names none: llama.cpp's own default.
+const DEFAULT_CONTEXT: u32 = 4096;
+
+/// Sequences that may run at once, whoever asks for more: the lanes of the context, less those for prefixes.
+pub const MAX_SLOTS: u32 = MAX_LANES - KEPT_PREFIXES;
+
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Context length; 0 as trained.
+    /// Context of one sequence; 0, or more than that, is as trained.
     pub n_ctx: u32,
+    /// Sequences that may run at once.
+    pub slots: u32,
+    /// Cells of the cache, of all sequences together; never fewer than one context.
+    pub cells: u32,
+    /// Rows of one decode that may have logits, if more than there are lanes: for measurements.
+    pub outputs: u32,
     /// Threads for single tokens.
     pub threads: u32,
     /// Threads for prefill.
@@ -46,10 +61,28 @@ pub struct LoadOptions {
     pub flash_attention: bool,
 }
 
+impl Default for LoadOptions {
+    /// One sequence, one thread.
+    fn default() -> LoadOptions {
+        LoadOptions {
+            n_ctx: 0,
+            slots: 1,
+            cells: 0,
+            outputs: 0,
+            threads: 1,
+            batch_threads: 1,
+            pool: 1,
+            flash_attention: true,
+        }
+    }
+}
+
 /// A loaded model, its context and its chat template.
 pub struct Engine {
     context: Context,
+    scheduler: Scheduler,
     template: Result<Template, TemplateError>,
+    grammars: OnceCell<Grammars>,
     facts: ModelFacts,
 }
 
@@ -68,9 +101,16 @@ impl Engine {
             return Err(Refusal::new(Failure::Unsupported, detail));
         }
         let pool = options.pool.max(options.threads).max(options.batch_threads);
+        let n_ctx = context_of(options.n_ctx, model.n_ctx_train());
+        let slots = options.slots.clamp(1, MAX_SLOTS);
+        let size = Size {
+            cells: options.cells.max(n_ctx),
+            lanes: slots + KEPT_PREFIXES,
+            outputs: options.outputs,
+        };
         let mut context = Context::new(
             model.clone(),
-            options.n_ctx,
+            size,
             pool,
             options.flash_attention,
             interrupt,
@@ -78,10 +118,13 @@ impl Engine {
         context.set_threads(options.threads, options.batch_threads);
         warm_up(&mut context)?;
         let template = compile_template(&model);
-        let facts = facts_of(&model, &header, context.n_ctx());
+        let facts = facts_of(&model, &header, n_ctx);
+        let reuse = model.has_plain_cache();
         Ok(Engine {
+            scheduler: Scheduler::new(slots, size.lanes, context.cells(), reuse),
             context,
             template,
+            grammars: OnceCell::new(),
             facts,
         })
     }
@@ -144,10 +187,10 @@ impl Engine {
     }
 
     fn prepare_input(&self, input: &Input, job: &Prepare) -> Result<Sequence, Refusal> {
-        if input.schema.is_some() {
-            let detail = "answers bound to a json schema are not supported yet";
-            return Err(Refusal::new(Failure::Unsupported, detail));
-        }
+        let grammar = match &input.schema {
+            Some(schema) => Some(self.grammars()?.schema(schema)?),
+            None => None,
+        };
         let ids = self.tokenize(input)?;
         // One place must stay for the first token of the answer.
         let used = (ids.len() + job.resume.len()).saturating_add(1);
@@ -159,33 +202,77 @@ impl Engine {
                 detail,
             ));
         }
-        Sequence::new(self.model(), ids, input, job)
+        Sequence::new(self.model(), ids, input, grammar, job, limit)
     }
 
-    /// Clears the context for a new sequence.
-    pub fn begin(&mut self) {
-        self.context.forget();
+    /// The vocabulary as grammars see it, read when the first schema comes.
+    fn grammars(&self) -> Result<&Grammars, Refusal> {
+        if self.grammars.get().is_none() {
+            // One thread drives an engine, so nobody has set it meanwhile.
+            let _ = self.grammars.set(Grammars::over(self.model())?);
+        }
+        let grammars = self.grammars.get();
+        grammars.ok_or_else(|| Refusal::new(Failure::Internal, "no vocabulary"))
     }
 
-    /// The next chunk of prefill, token, or the end.
-    pub fn step(&mut self, sequence: &mut Sequence) -> Result<Step, EngineError> {
-        sequence.step(&mut self.context)
+    /// What runs and what waits.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
     }
 
-    /// Runs a whole sequence, handing each step to `each`.
+    /// Takes a sequence in.
+    pub fn submit(&mut self, sequence: Sequence) {
+        self.scheduler.submit(sequence);
+    }
+
+    /// More frames of `seq` may be sent.
+    pub fn grant(&mut self, seq: u64, frames: u32) {
+        self.scheduler.grant(seq, frames);
+    }
+
+    /// `seq` waits, or goes on.
+    pub fn pause(&mut self, seq: u64, paused: bool) {
+        self.scheduler.pause(seq, paused);
+    }
+
+    /// Ends `seq`, if it runs or waits.
+    pub fn cancel(&mut self, seq: u64) -> Option<Finished> {
+        self.scheduler.cancel(&mut self.context, seq)
+    }
+
+    /// Lets in who fits, and names those whose cancellation should stop the step that follows.
+    pub fn admit(&mut self) -> Vec<u64> {
+        self.scheduler.admit(&mut self.context);
+        self.scheduler.worth_interrupting()
+    }
+
+    /// One step of everything that runs.
+    pub fn step(&mut self, events: &mut Vec<Event>) {
+        self.scheduler.step(&mut self.context, events);
+    }
+
+    /// Runs a whole sequence, handing each event to `each`.
+    ///
+    /// # Errors
+    /// The engine's, which ended the sequence.
     pub fn run(
         &mut self,
-        sequence: &mut Sequence,
-        mut each: impl FnMut(&Step),
+        mut sequence: Sequence,
+        mut each: impl FnMut(&Event),
     ) -> Result<(), EngineError> {
-        self.begin();
-        loop {
-            let step = self.step(sequence)?;
-            each(&step);
-            if matches!(step, Step::Finished(_)) {
-                return Ok(());
+        sequence.grant(u32::MAX);
+        self.submit(sequence);
+        let mut events = Vec::new();
+        while !self.scheduler.is_idle() {
+            self.step(&mut events);
+            for event in events.drain(..) {
+                if let Event::Failed { why, .. } = event {
+                    return Err(why);
+                }
+                each(&event);
             }
         }
+        Ok(())
     }
 
     /// Measures prefill and decode over made-up tokens, in millitokens per second.
@@ -198,6 +285,7 @@ impl Engine {
         let ids: Vec<u32> = (0..prefill)
             .map(|i| i.wrapping_mul(7919) % n_vocab)
             .collect();
+        self.scheduler.forget_prefixes(&mut self.context);
         self.context.forget();
         let start = Instant::now();
         for chunk in ids.chunks(MAX_BATCH) {
@@ -266,6 +354,16 @@ fn read_header(path: &str) -> Result<(header::Header, u64), Refusal> {
     let header = header::read(&mut file, ffi::tensor_type)?;
     let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(refuse)?;
     Ok((header, size))
+}
+
+/// The context of one sequence: what was asked for, but no more than the model was trained for.
+fn context_of(asked: u32, trained: u32) -> u32 {
+    match (asked, trained) {
+        (0, 0) => DEFAULT_CONTEXT,
+        (0, trained) => trained,
+        (asked, 0) => asked,
+        (asked, trained) => asked.min(trained),
+    }
 }
 
 fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> ModelFacts {

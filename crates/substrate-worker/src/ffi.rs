@@ -10,7 +10,7 @@ pub mod allocator;
 mod context;
 mod model;
 
-pub use context::{Context, Interrupt};
+pub use context::{Context, Interrupt, MAX_LANES, Row, Size};
 pub use model::Model;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -51,6 +51,9 @@ pub enum EngineError {
     /// There is no room left in the context.
     #[error("the context is full")]
     Full,
+    /// The grammar of the answer could not be followed.
+    #[error(transparent)]
+    Grammar(#[from] crate::grammar::Spent),
     /// llama.cpp returned an error code.
     #[error("the engine failed with code {0}")]
     Code(i32),

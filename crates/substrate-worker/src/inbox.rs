@@ -1,8 +1,8 @@
 //! What the reader thread has taken from the pipe and the engine has not yet handled.
 //!
 //! The reader never blocks on the engine, so a Cancel is seen the moment it arrives, however much
-//! waits before it: it raises the interrupt of the running sequence at once, and takes its place in
-//! the queue as well.
+//! waits before it: it takes its place in the queue, and if the step that runs is computed mostly for
+//! its sequence, it stops that step at once.
 //!
 //! Invariant: bounded. Messages over [`MAX_MESSAGES`] or [`MAX_BYTES`] are replaced by their number
 //! alone, to be refused in turn; a daemon that goes on past [`MAX_REFUSALS`] is hung up on.
@@ -22,9 +22,6 @@ const MAX_MESSAGES: usize = 1024;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Refusals that may wait.
 const MAX_REFUSALS: usize = 16 * 1024;
-/// Cancelled or paused sequences remembered; older ones have long been handled in their turn.
-const MAX_MARKS: usize = 1024;
-
 /// One thing for the engine to do.
 pub enum Work {
     /// A message.
@@ -33,19 +30,6 @@ pub enum Work {
     Refused(u64),
     /// The daemon hung up or said to leave.
     Leave,
-}
-
-/// What has been asked about the running sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Signals {
-    /// It is to end.
-    pub cancelled: bool,
-    /// It is to wait.
-    pub paused: bool,
-    /// Threads to use from now on.
-    pub threads: Option<(u32, u32)>,
-    /// The daemon is gone.
-    pub leaving: bool,
 }
 
 /// The queue between the reader thread and the engine.
@@ -60,15 +44,14 @@ struct State {
     queue: VecDeque<Work>,
     messages: usize,
     bytes: usize,
-    running: Option<u64>,
-    cancelled: VecDeque<u64>,
-    paused: VecDeque<u64>,
+    /// Sequences whose cancellation stops the step that runs.
+    interruptible: Vec<u64>,
     threads: Option<(u32, u32)>,
     leaving: bool,
 }
 
 impl Inbox {
-    /// An empty inbox that raises `interrupt` when the running sequence is cancelled.
+    /// An empty inbox that raises `interrupt` when a sequence is cancelled that the running step is for.
     pub fn new(interrupt: Interrupt) -> Inbox {
         Inbox {
             state: Mutex::default(),
@@ -95,7 +78,9 @@ impl Inbox {
     /// Adds a message; false if the daemon has gone too far.
     pub fn push(&self, message: ToWorker) -> bool {
         let mut state = self.lock();
-        state.mark(&message);
+        if let ToWorker::Threads { decode, batch } = &message {
+            state.threads = Some((*decode, *batch));
+        }
         if state.interrupts(&message) {
             self.interrupt.set(true);
         }
@@ -131,23 +116,16 @@ impl Inbox {
         self.lock().take()
     }
 
-    /// `seq` runs from now on; lowers an interrupt meant for another.
-    pub fn set_running(&self, seq: Option<u64>) {
+    /// The step that begins is mostly for these: their cancellation stops it. One that waits in the queue
+    /// already stops it at once; with none, the interrupt is lowered.
+    pub fn set_interruptible(&self, sequences: Vec<u64>) {
         let mut state = self.lock();
-        state.running = seq;
-        let cancelled = seq.is_some_and(|seq| state.cancelled.contains(&seq));
+        let cancelled = state
+            .queue
+            .iter()
+            .any(|work| matches!(work, Work::Message(ToWorker::Cancel { seq }) if sequences.contains(seq)));
+        state.interruptible = sequences;
         self.interrupt.set(cancelled || state.leaving);
-    }
-
-    /// What has been asked about `seq` meanwhile.
-    pub fn signals(&self, seq: u64) -> Signals {
-        let mut state = self.lock();
-        Signals {
-            cancelled: state.cancelled.contains(&seq),
-            paused: state.paused.contains(&seq),
-            threads: state.threads.take(),
-            leaving: state.leaving,
-        }
     }
 
     /// Threads asked for since the last look.
@@ -163,24 +141,8 @@ impl Inbox {
 }
 
 impl State {
-    /// Takes note of what must not wait its turn.
-    fn mark(&mut self, message: &ToWorker) {
-        match message {
-            ToWorker::Cancel { seq } => remember(&mut self.cancelled, *seq),
-            ToWorker::Pause { seq } => remember(&mut self.paused, *seq),
-            ToWorker::Resume { seq } => self.paused.retain(|paused| paused != seq),
-            ToWorker::Threads { decode, batch } => self.threads = Some((*decode, *batch)),
-            // A number used again begins with a clean slate.
-            ToWorker::Prepare(job) => {
-                self.cancelled.retain(|seq| *seq != job.seq);
-                self.paused.retain(|seq| *seq != job.seq);
-            }
-            _ => {}
-        }
-    }
-
     fn interrupts(&self, message: &ToWorker) -> bool {
-        matches!(message, ToWorker::Cancel { seq } if self.running == Some(*seq))
+        matches!(message, ToWorker::Cancel { seq } if self.interruptible.contains(seq))
     }
 
     fn enqueue(&mut self, message: ToWorker) -> bool {
@@ -207,15 +169,6 @@ impl State {
             self.bytes -= size_of_text(message);
         }
         Some(work)
-    }
-}
-
-fn remember(ring: &mut VecDeque<u64>, seq: u64) {
-    if !ring.contains(&seq) {
-        if ring.len() == MAX_MARKS {
-            ring.pop_front();
-        }
-        ring.push_back(seq);
     }
 }
 
@@ -255,41 +208,42 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_is_seen_before_its_turn() {
+    fn a_cancel_stops_the_step_of_its_sequence_before_its_turn() {
         let interrupt = Interrupt::default();
         let inbox = Inbox::new(interrupt.clone());
-        inbox.set_running(Some(7));
+        inbox.set_interruptible(vec![7]);
         inbox.push(text(8, 10));
-        assert!(!interrupt.is_set());
+        inbox.push(ToWorker::Cancel { seq: 9 });
+        assert!(
+            !interrupt.is_set(),
+            "another sequence's cancel waits its turn"
+        );
         inbox.push(ToWorker::Cancel { seq: 7 });
         assert!(interrupt.is_set());
-        assert!(inbox.signals(7).cancelled && !inbox.signals(8).cancelled);
         assert!(matches!(
             inbox.poll(),
             Some(Work::Message(ToWorker::Tokenize { seq: 8, .. }))
         ));
+        inbox.set_interruptible(Vec::new());
+        assert!(!interrupt.is_set(), "lowered for the steps of others");
     }
 
     #[test]
-    fn a_cancel_of_another_does_not_interrupt() {
+    fn a_cancel_that_came_before_the_step_stops_it_too() {
         let interrupt = Interrupt::default();
         let inbox = Inbox::new(interrupt.clone());
-        inbox.set_running(Some(7));
         inbox.push(ToWorker::Cancel { seq: 8 });
+        inbox.set_interruptible(vec![7]);
         assert!(!interrupt.is_set());
-        inbox.set_running(Some(8));
+        inbox.set_interruptible(vec![8]);
         assert!(interrupt.is_set());
-        inbox.set_running(Some(9));
-        assert!(!interrupt.is_set());
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_a_cancel_behind_it_is_still_seen() {
+    fn what_does_not_fit_is_refused_and_room_comes_back() {
         let inbox = Inbox::new(Interrupt::default());
         assert!(inbox.push(text(1, MAX_BYTES)));
         assert!(inbox.push(text(2, 1)));
-        inbox.push(ToWorker::Cancel { seq: 3 });
-        assert!(inbox.signals(3).cancelled);
         assert!(matches!(inbox.poll(), Some(Work::Message(_))));
         assert!(matches!(inbox.poll(), Some(Work::Refused(2))));
         assert!(inbox.push(text(4, MAX_BYTES)), "the room is free again");
@@ -305,24 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn pause_and_resume_and_threads_are_the_latest() {
+    fn threads_are_the_latest() {
         let inbox = Inbox::new(Interrupt::default());
-        inbox.push(ToWorker::Pause { seq: 1 });
-        inbox.push(ToWorker::Threads {
-            decode: 2,
-            batch: 2,
-        });
-        inbox.push(ToWorker::Threads {
-            decode: 1,
-            batch: 2,
-        });
-        let expected = Signals {
-            paused: true,
-            threads: Some((1, 2)),
-            ..Signals::default()
-        };
-        assert_eq!(inbox.signals(1), expected);
-        inbox.push(ToWorker::Resume { seq: 1 });
-        assert_eq!(inbox.signals(1), Signals::default());
+        for decode in [2, 1] {
+            inbox.push(ToWorker::Threads { decode, batch: 2 });
+        }
+        assert_eq!(inbox.threads(), Some((1, 2)));
+        assert_eq!(inbox.threads(), None);
     }
 }

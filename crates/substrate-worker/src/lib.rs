@@ -1,7 +1,8 @@
 //! The engine inside the wall: llama.cpp, a sampler that can be audited, and the loop that drives
 //! both over one pipe.
 //!
-//! Reading order: [`serve`] (the loop), [`engine`] and [`sequence`] (an answer, step by step),
+//! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
+//! computed when), [`sequence`] (an answer, step by step),
 //! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`emitter`] (text),
 //! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
 //!
@@ -14,16 +15,20 @@ mod conversation;
 pub mod emitter;
 pub mod engine;
 pub mod ffi;
+pub mod grammar;
 pub mod header;
 pub mod inbox;
 mod json;
 pub mod logprobs;
 pub mod near_tie;
 pub mod noise;
+pub mod plan;
 pub mod portable;
+pub mod prefixes;
 pub mod prompt;
 pub mod refusal;
 pub mod sampler;
+pub mod scheduler;
 pub mod sequence;
 pub mod serve;
 mod strftime;

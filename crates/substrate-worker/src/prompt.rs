@@ -43,6 +43,14 @@ impl Ids {
         &self.0
     }
 
+    /// Keeps the first `count`; the rest is overwritten.
+    pub fn truncate(&mut self, count: usize) {
+        if let Some(rest) = self.0.get_mut(count..) {
+            rest.zeroize();
+        }
+        self.0.truncate(count);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -35,7 +35,7 @@ impl From<EngineError> for Refusal {
         let why = match error {
             EngineError::Model(_) => Failure::BadModel,
             EngineError::Memory(_) => Failure::OutOfMemory,
-            EngineError::UnknownToken(_) => Failure::BadInput,
+            EngineError::UnknownToken(_) | EngineError::Grammar(_) => Failure::BadInput,
             _ => Failure::Internal,
         };
         Refusal::new(why, error.to_string())

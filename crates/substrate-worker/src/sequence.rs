@@ -1,20 +1,25 @@
-//! One answer being made: its ids, its sampler, its text state, and what the next step is.
+//! One answer being made: its ids, its sampler, its text state, and what it wants fed next.
 //!
-//! Invariant: everything but the context is a function of (prompt ids, answer ids, settings), so a
+//! Invariant: everything but the cells is a function of (prompt ids, answer ids, settings), so a
 //! sequence rebuilt from ids made elsewhere goes on as the first one would have.
-//! Absent by design: the context itself, which belongs to the engine.
+//! Absent by design: the context, its lanes and the other sequences, which are the scheduler's.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use substrate_sandbox::wire::{Finished, Input, Prepare, TokenLogprob};
+use substrate_sandbox::wire::{Finished, INITIAL_GRANT, Input, Prepare, TokenLogprob};
 
 use crate::emitter::Emitter;
-use crate::ffi::{Context, EngineError, MAX_BATCH, Model};
+use crate::ffi::{EngineError, Model};
+use crate::grammar::Grammar;
 use crate::logprobs;
+use crate::prefixes::Partition;
 use crate::prompt::Ids;
 use crate::refusal::Refusal;
 use crate::sampler::{Choice, Sampler, gap_to_wire};
+
+/// Tokens read between two reports of progress.
+const REPORT_EVERY: usize = 512;
 
 /// How an answer ended; the codes of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +31,6 @@ pub enum Finish {
     Length = 2,
     /// The daemon cancelled it.
     Cancelled = 3,
-}
-
-/// What one step did.
-pub enum Step {
-    /// This many tokens of prompt and resumed answer are in the context.
-    Prefilled(u32),
-    /// A token was made.
-    Token(Token),
-    /// There is nothing more to do.
-    Finished(Finished),
 }
 
 /// A token of the answer.
@@ -61,22 +56,37 @@ pub struct Sequence {
     seed: [u8; 32],
     sampler: Sampler,
     emitter: Emitter,
+    grammar: Option<Grammar>,
+    /// Logits without what the grammar forbids.
+    allowed: Vec<f32>,
     top_logprobs: Option<u32>,
-    /// Tokens of prompt and answer in the context.
+    partition: Option<Partition>,
+    /// Frames that may still be sent of it.
+    credit: u32,
+    paused: bool,
+    /// Tokens read as of the last report.
+    reported: usize,
+    /// Most tokens of prompt and answer together.
+    room: usize,
+    /// Tokens of prompt and answer in the cache.
     fed: usize,
+    reused: u32,
+    prefilled: u32,
     end: Option<Finish>,
     min_gap: f64,
-    prefill_us: u64,
-    decode_us: u64,
+    prefill: Duration,
+    decode: Duration,
 }
 
 impl Sequence {
-    /// A sequence over `prompt`, rebuilt up to the resumed ids.
+    /// A sequence over `prompt`, rebuilt up to the resumed ids; prompt and answer fit `room` tokens.
     pub fn new(
         model: &Arc<Model>,
         prompt: Ids,
         input: &Input,
+        grammar: Option<Grammar>,
         job: &Prepare,
+        room: u32,
     ) -> Result<Sequence, Refusal> {
         for &id in &job.resume {
             model.known(id)?;
@@ -90,12 +100,21 @@ impl Sequence {
             seed: job.seed,
             sampler: Sampler::new(&job.sampler, &input.logit_bias, model.n_vocab())?,
             emitter: Emitter::new(&input.stop),
+            grammar,
+            allowed: Vec::new(),
             top_logprobs: job.sampler.top_logprobs,
+            partition: job.reuse.then_some(job.partition),
+            credit: INITIAL_GRANT,
+            paused: false,
+            reported: 0,
+            room: room as usize,
             fed: 0,
+            reused: 0,
+            prefilled: 0,
             end: None,
             min_gap: f64::INFINITY,
-            prefill_us: 0,
-            decode_us: 0,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
             prompt,
         };
         sequence.rebuild(&job.resume)?;
@@ -127,40 +146,118 @@ impl Sequence {
         self.prompt.len() as u32
     }
 
-    /// Ends it at the next step.
-    pub fn cancel(&mut self) {
-        self.end = Some(Finish::Cancelled);
-    }
-
     /// Ends it unstarted.
     pub fn into_cancelled(mut self) -> Finished {
         self.finished(Finish::Cancelled)
     }
 
-    /// The next step, on a context that holds exactly the tokens fed so far.
-    pub fn step(&mut self, context: &mut Context) -> Result<Step, EngineError> {
-        if let Some(finish) = self.end {
-            return Ok(Step::Finished(self.finished(finish)));
-        }
-        let start = Instant::now();
-        let prefix = self.prompt.len() + self.resumed;
-        if self.fed < prefix {
-            self.prefill(context, prefix)?;
-            self.prefill_us += elapsed_us(start);
-            return Ok(Step::Prefilled(self.fed as u32));
-        }
-        self.feed_last(context)?;
-        let token = self.sample(context)?;
-        self.decode_us += elapsed_us(start);
-        Ok(Step::Token(token))
+    /// Whose cached prefixes it may use; none if it must be computed whole.
+    pub fn partition(&self) -> Option<&Partition> {
+        self.partition.as_ref()
     }
 
-    fn prefill(&mut self, context: &mut Context, prefix: usize) -> Result<(), EngineError> {
-        let end = prefix.min(self.fed + MAX_BATCH);
-        let chunk: Vec<u32> = (self.fed..end).map(|place| self.id_at(place)).collect();
-        context.decode(&chunk)?;
-        self.fed = end;
-        Ok(())
+    /// How it ended, if it did.
+    pub fn end(&self) -> Option<Finish> {
+        self.end
+    }
+
+    /// Tokens of prompt and answer that are not in the cache yet; at least one until it ends.
+    pub fn pending(&self) -> usize {
+        self.len() - self.fed
+    }
+
+    /// Tokens of prompt and answer in the cache.
+    pub fn fed(&self) -> usize {
+        self.fed
+    }
+
+    /// Tokens of prompt and answer.
+    pub fn len(&self) -> usize {
+        self.prompt.len() + self.answer.len()
+    }
+
+    /// Whether it has no token at all, which no sequence is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether tokens of the prompt, or of an answer made elsewhere, are still to be read.
+    pub fn is_reading(&self) -> bool {
+        self.pending() > 1 || self.fed < self.prompt.len() + self.resumed
+    }
+
+    /// Whether it may be fed now.
+    pub fn may_go_on(&self) -> bool {
+        !self.paused && self.credit > 0 && self.end.is_none()
+    }
+
+    /// So many more frames may be sent of it.
+    pub fn grant(&mut self, frames: u32) {
+        self.credit = self.credit.saturating_add(frames);
+    }
+
+    /// It waits, or goes on.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Tokens read, when it is time to tell. A report without credit is left out; the next one says more.
+    pub fn report(&mut self) -> Option<u32> {
+        let due = self.fed >= self.reported + REPORT_EVERY || self.pending() == 0;
+        // One frame is left for the token that follows.
+        if !due || self.credit < 2 {
+            return None;
+        }
+        self.credit -= 1;
+        self.reported = self.fed;
+        Some(self.fed as u32)
+    }
+
+    /// Every token so far: prompt, then answer.
+    pub fn ids(&self) -> Ids {
+        let mut all = Vec::with_capacity(self.len());
+        all.extend_from_slice(self.prompt.expose());
+        all.extend_from_slice(&self.answer);
+        Ids::new(all)
+    }
+
+    /// How many of its tokens in the cache `ids` begins with; the last of `ids` never counts, as its logits must be
+    /// computed.
+    pub fn common_with(&self, ids: &[u32]) -> usize {
+        let wanted = &ids[..ids.len().saturating_sub(1)];
+        let places = 0..self.fed;
+        places
+            .zip(wanted)
+            .take_while(|(place, id)| self.id_at(*place) == **id)
+            .count()
+    }
+
+    /// The next `count` tokens to be fed, with their positions.
+    pub fn next(&self, count: usize) -> impl Iterator<Item = (u32, u32)> {
+        let places = self.fed..self.len().min(self.fed + count);
+        places.map(|place| (self.id_at(place), place as u32))
+    }
+
+    /// The first `count` tokens lie in its lane already.
+    pub fn reuse(&mut self, count: usize) {
+        self.fed = count;
+        self.reused = count as u32;
+    }
+
+    /// `count` more tokens were fed in a step that took `took`.
+    pub fn fed_more(&mut self, count: usize, took: Duration) {
+        if self.is_reading() {
+            self.prefill += took;
+            self.prefilled += count as u32;
+        } else {
+            self.decode += took;
+        }
+        self.fed += count;
+    }
+
+    /// Its cells were taken for others: everything is to be read again.
+    pub fn lose_cells(&mut self) {
+        self.fed = 0;
     }
 
     fn id_at(&self, place: usize) -> u32 {
@@ -171,33 +268,31 @@ impl Sequence {
             .unwrap_or_else(|| self.answer[place - prompt.len()])
     }
 
-    /// Feeds the last token of the answer, if it is not in the context yet.
-    fn feed_last(&mut self, context: &mut Context) -> Result<(), EngineError> {
-        let all = self.prompt.len() + self.answer.len();
-        if self.fed < all {
-            debug_assert_eq!(self.fed + 1, all);
-            let last = self.id_at(self.fed);
-            context.decode(&[last])?;
-            self.fed += 1;
-        }
-        Ok(())
-    }
-
-    fn sample(&mut self, context: &mut Context) -> Result<Token, EngineError> {
-        let room = context.n_ctx() as usize;
-        let logits = context.logits()?;
+    /// Draws the next token from the logits of the last one fed.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<Token, EngineError> {
         let position = self.answer.len() as u64;
+        let raw = logits;
+        let logits = match &mut self.grammar {
+            None => raw,
+            Some(grammar) => {
+                self.allowed.clear();
+                self.allowed.extend_from_slice(raw);
+                grammar.forbid(&mut self.allowed)?;
+                &self.allowed
+            }
+        };
         // Logits that are not numbers: the weights are broken, whatever their digest.
         let choice = self.sampler.choose(logits, &self.seed, position);
         let Choice { id, gap } = choice.ok_or(EngineError::Code(-1))?;
         let logprob = match self.top_logprobs {
             None => None,
-            Some(n) => Some(self.describe(logits, id, n)?),
+            Some(n) => Some(describe(&self.model, raw, id, n)?),
         };
         self.min_gap = self.min_gap.min(gap);
         let mut bytes = Vec::new();
         self.append(id, &mut bytes)?;
-        let full = self.prompt.len() + self.answer.len() >= room;
+        self.credit = self.credit.saturating_sub(1);
+        let full = self.len() >= self.room;
         if self.end.is_none() && (full || self.answer.len() >= self.max_tokens) {
             self.end = Some(Finish::Length);
         }
@@ -217,6 +312,9 @@ impl Sequence {
             self.end = Some(Finish::Stop);
             return Ok(());
         }
+        if let Some(grammar) = &mut self.grammar {
+            grammar.accept(id)?;
+        }
         let mut piece = Vec::new();
         self.model.piece(id, false, &mut piece)?;
         self.emitter.push(&piece, bytes);
@@ -226,25 +324,8 @@ impl Sequence {
         Ok(())
     }
 
-    fn describe(&self, logits: &[f32], id: u32, n: u32) -> Result<TokenLogprob, EngineError> {
-        let found = logprobs::of(logits, id, n).ok_or(EngineError::Code(-1))?;
-        let bytes_of = |id| {
-            let mut bytes = Vec::new();
-            self.model.piece(id, true, &mut bytes).map(|()| bytes)
-        };
-        let top = found
-            .top
-            .iter()
-            .map(|&(id, logprob)| Ok((id, logprob, bytes_of(id)?)));
-        Ok(TokenLogprob {
-            id,
-            logprob: found.chosen,
-            top: top.collect::<Result<_, EngineError>>()?,
-            bytes: bytes_of(id)?,
-        })
-    }
-
-    fn finished(&mut self, finish: Finish) -> Finished {
+    /// What is told at its end.
+    pub fn finished(&mut self, finish: Finish) -> Finished {
         let mut tail = Vec::new();
         self.emitter.finish(&mut tail);
         Finished {
@@ -252,9 +333,11 @@ impl Sequence {
             finish: finish as u8,
             n_out: (self.answer.len() - self.resumed) as u32,
             tail,
-            prefill_us: self.prefill_us,
-            decode_us: self.decode_us,
+            prefill_us: micros(self.prefill),
+            decode_us: micros(self.decode),
             min_gap: gap_to_wire(self.min_gap),
+            reused: self.reused,
+            prefilled: self.prefilled,
         }
     }
 }
@@ -265,6 +348,24 @@ impl Drop for Sequence {
     }
 }
 
-fn elapsed_us(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+fn describe(model: &Model, logits: &[f32], id: u32, n: u32) -> Result<TokenLogprob, EngineError> {
+    let found = logprobs::of(logits, id, n).ok_or(EngineError::Code(-1))?;
+    let bytes_of = |id| {
+        let mut bytes = Vec::new();
+        model.piece(id, true, &mut bytes).map(|()| bytes)
+    };
+    let top = found
+        .top
+        .iter()
+        .map(|&(id, logprob)| Ok((id, logprob, bytes_of(id)?)));
+    Ok(TokenLogprob {
+        id,
+        logprob: found.chosen,
+        top: top.collect::<Result<_, EngineError>>()?,
+        bytes: bytes_of(id)?,
+    })
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

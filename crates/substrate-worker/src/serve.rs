@@ -3,11 +3,11 @@
 //! Order of life: sealed once → Load (or Inspect) → sealed again → prompts. The reader thread
 //! starts before the second seal, because no thread can start after it.
 //!
-//! Invariant: one sequence runs at a time, others wait prepared; between two steps every signal is
-//! obeyed; writing blocks, so a slow reader slows sampling and nothing piles up.
-//! Absent by design: timers, retries, logs.
+//! Invariant: between two steps every message that has come is obeyed; a sequence whose reader is slow
+//! stops when its credit is spent and holds up nobody else; writing blocks, so nothing piles up.
+//! Absent by design: timers, retries, logs, and who is computed when (`crate::scheduler`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,14 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use substrate_sandbox::wire::{self, Failure, FromWorker, Input, Load, Prepare, ToWorker};
 
 use crate::engine::{Engine, LoadOptions, inspect};
-use crate::ffi::{EngineError, Interrupt};
+use crate::ffi::Interrupt;
 use crate::inbox::{Inbox, Work};
 use crate::prompt::wipe;
 use crate::refusal::Refusal;
-use crate::sequence::{Sequence, Step, Token};
+use crate::scheduler::Event;
+use crate::sequence::{Sequence, Token};
 
-/// Sequences that may wait prepared: each holds its prompt's ids.
-const MAX_PREPARED: usize = 64;
+/// Sequences that may wait, prepared or begun: each holds its prompt's ids. More than the daemon ever has slots.
+const MAX_WAITING: usize = 256;
+
+/// Bytes of frames collected before they are written: the tokens of one step of many sequences.
+const WRITE_AT: usize = 64 * 1024;
 
 /// The sequence whose template is being rendered, plus one; 0 is none.
 static RENDERING: AtomicU64 = AtomicU64::new(0);
@@ -62,7 +66,7 @@ where
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || filled.fill_from(from))?;
-    let mut out = Out(to);
+    let mut out = Out::new(to);
     let Some(engine) = load(&inbox, interrupt, &mut out, place)? else {
         return Ok(());
     };
@@ -71,8 +75,7 @@ where
         inbox,
         engine,
         prepared: BTreeMap::new(),
-        ready: VecDeque::new(),
-        running: None,
+        events: Vec::new(),
     }
     .run()
 }
@@ -103,15 +106,19 @@ where
     };
     let Load {
         n_ctx,
+        slots,
+        cells,
         threads,
         batch_threads,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
+        slots,
+        cells,
         threads,
         batch_threads,
         pool: place.pool,
-        flash_attention: true,
+        ..LoadOptions::default()
     };
     let engine = match Engine::load(&place.model, &options, interrupt) {
         Ok(engine) => engine,
@@ -136,43 +143,96 @@ struct Worker<W> {
     inbox: Arc<Inbox>,
     engine: Engine,
     prepared: BTreeMap<u64, Sequence>,
-    ready: VecDeque<u64>,
-    running: Option<Sequence>,
+    events: Vec<Event>,
 }
 
 impl<W: Write> Worker<W> {
     fn run(mut self) -> io::Result<()> {
-        let mut idle = true;
         loop {
-            let work = if idle {
-                Some(self.inbox.wait())
-            } else {
-                self.inbox.poll()
-            };
-            match work {
-                Some(Work::Leave) => return Ok(()),
-                Some(Work::Message(message)) => self.on_message(message)?,
-                Some(Work::Refused(seq)) => {
-                    let refusal = Refusal::new(Failure::OutOfMemory, "too many messages wait");
-                    self.out.refuse(Some(seq), refusal)?;
+            if !self.engine.scheduler().can_step() {
+                self.out.flush()?;
+                let work = self.inbox.wait();
+                if !self.obey(work)? {
+                    return Ok(());
                 }
-                None => {}
             }
-            self.start_next();
-            idle = !self.step()?;
+            if !self.obey_all()? {
+                return Ok(());
+            }
+            self.step()?;
         }
+    }
+
+    /// Obeys what has come, but reads at most one prompt: tokenizing a long one takes as long as a token.
+    fn obey_all(&mut self) -> io::Result<bool> {
+        while let Some(work) = self.inbox.poll() {
+            let was_prompt = matches!(work, Work::Message(ToWorker::Prepare(_)));
+            if !self.obey(work)? {
+                return Ok(false);
+            }
+            if was_prompt {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// False when the daemon leaves.
+    fn obey(&mut self, work: Work) -> io::Result<bool> {
+        match work {
+            Work::Leave => return Ok(false),
+            Work::Message(message) => self.on_message(message)?,
+            Work::Refused(seq) => {
+                let refusal = Refusal::new(Failure::OutOfMemory, "too many messages wait");
+                self.out.refuse(Some(seq), refusal)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// One step of everything that runs, and its tokens out in one piece.
+    fn step(&mut self) -> io::Result<()> {
+        if let Some((decode, batch)) = self.inbox.threads() {
+            self.engine.set_threads(decode, batch);
+        }
+        self.inbox.set_interruptible(self.engine.admit());
+        let mut events = std::mem::take(&mut self.events);
+        self.engine.step(&mut events);
+        self.inbox.set_interruptible(Vec::new());
+        for event in events.drain(..) {
+            match event {
+                Event::Prefilled { seq, n } => self.out.send(&FromWorker::Prefilled { seq, n })?,
+                Event::Token { seq, token } => self.out.send(&tokens(seq, token))?,
+                Event::Finished(finished) => self.out.send(&FromWorker::Finished(finished))?,
+                Event::Failed { seq, why } => self.out.refuse(Some(seq), why.into())?,
+            }
+        }
+        self.events = events;
+        self.out.flush()
     }
 
     fn on_message(&mut self, message: ToWorker) -> io::Result<()> {
         match message {
             ToWorker::Prepare(job) => self.on_prepare(job),
             ToWorker::Begin { seq } => {
-                if self.prepared.contains_key(&seq) && !self.ready.contains(&seq) {
-                    self.ready.push_back(seq);
+                if let Some(sequence) = self.prepared.remove(&seq) {
+                    self.engine.submit(sequence);
                 }
                 Ok(())
             }
             ToWorker::Cancel { seq } => self.on_cancel(seq),
+            ToWorker::Grant { seq, frames } => {
+                self.engine.grant(seq, frames);
+                Ok(())
+            }
+            ToWorker::Pause { seq } => {
+                self.engine.pause(seq, true);
+                Ok(())
+            }
+            ToWorker::Resume { seq } => {
+                self.engine.pause(seq, false);
+                Ok(())
+            }
             ToWorker::Tokenize { seq, text, special } => self.on_tokenize(seq, text, special),
             ToWorker::Detokenize { seq, ids } => self.on_detokenize(seq, &ids),
             ToWorker::Render { seq, input } => self.on_render(seq, input),
@@ -186,10 +246,7 @@ impl<W: Write> Worker<W> {
                 self.out.refuse(None, refusal)
             }
             // The inbox has taken note of these before their turn; Shutdown never gets here.
-            ToWorker::Pause { .. }
-            | ToWorker::Resume { .. }
-            | ToWorker::Threads { .. }
-            | ToWorker::Shutdown => Ok(()),
+            ToWorker::Threads { .. } | ToWorker::Shutdown => Ok(()),
         }
     }
 
@@ -210,14 +267,10 @@ impl<W: Write> Worker<W> {
     }
 
     fn prepare(&self, job: &Prepare) -> Result<Sequence, Refusal> {
-        let running = self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.seq() == job.seq);
-        if running || self.prepared.contains_key(&job.seq) {
+        if self.engine.scheduler().holds(job.seq) || self.prepared.contains_key(&job.seq) {
             return Err(Refusal::new(Failure::BadInput, "the sequence id is in use"));
         }
-        if self.prepared.len() >= MAX_PREPARED {
+        if self.prepared.len() + self.engine.scheduler().waiting() >= MAX_WAITING {
             return Err(Refusal::new(
                 Failure::OutOfMemory,
                 "too many sequences wait",
@@ -226,13 +279,14 @@ impl<W: Write> Worker<W> {
         self.engine.prepare(job)
     }
 
-    /// A running sequence has been interrupted already; an unknown one has ended.
+    /// An unknown sequence has ended already.
     fn on_cancel(&mut self, seq: u64) -> io::Result<()> {
-        self.ready.retain(|ready| *ready != seq);
-        match self.prepared.remove(&seq) {
-            Some(sequence) => self
-                .out
-                .send(&FromWorker::Finished(sequence.into_cancelled())),
+        let finished = match self.prepared.remove(&seq) {
+            Some(sequence) => Some(sequence.into_cancelled()),
+            None => self.engine.cancel(seq),
+        };
+        match finished {
+            Some(finished) => self.out.send(&FromWorker::Finished(finished)),
             None => Ok(()),
         }
     }
@@ -283,11 +337,13 @@ impl<W: Write> Worker<W> {
     }
 
     fn on_bench(&mut self, seq: u64, prefill: u32, decode: u32) -> io::Result<()> {
-        if self.running.is_some() {
+        if !self.engine.scheduler().is_idle() {
             let refusal = Refusal::new(Failure::Unsupported, "a sequence is running");
             return self.out.refuse(Some(seq), refusal);
         }
-        self.apply_threads(self.inbox.threads());
+        if let Some((decode, batch)) = self.inbox.threads() {
+            self.engine.set_threads(decode, batch);
+        }
         match self.engine.bench(prefill, decode) {
             Ok((prefill, decode)) => self.out.send(&FromWorker::Benched {
                 seq,
@@ -295,69 +351,6 @@ impl<W: Write> Worker<W> {
                 decode,
             }),
             Err(error) => self.out.refuse(Some(seq), error.into()),
-        }
-    }
-
-    fn start_next(&mut self) {
-        if self.running.is_some() {
-            return;
-        }
-        let next = self
-            .ready
-            .pop_front()
-            .and_then(|seq| self.prepared.remove(&seq));
-        if let Some(sequence) = next {
-            self.engine.begin();
-            self.inbox.set_running(Some(sequence.seq()));
-            self.running = Some(sequence);
-        }
-    }
-
-    /// One step of the running sequence; false if there is nothing to do until a message comes.
-    fn step(&mut self) -> io::Result<bool> {
-        let Some(sequence) = &mut self.running else {
-            return Ok(false);
-        };
-        let signals = self.inbox.signals(sequence.seq());
-        if signals.leaving {
-            return Ok(false);
-        }
-        if signals.cancelled {
-            sequence.cancel();
-        } else if signals.paused {
-            self.apply_threads(signals.threads);
-            return Ok(false);
-        }
-        self.apply_threads(signals.threads);
-        let Some(sequence) = &mut self.running else {
-            return Ok(false);
-        };
-        let seq = sequence.seq();
-        match self.engine.step(sequence) {
-            Ok(Step::Prefilled(n)) => self.out.send(&FromWorker::Prefilled { seq, n })?,
-            Ok(Step::Token(token)) => self.out.send(&tokens(seq, token))?,
-            Ok(Step::Finished(finished)) => {
-                self.stop_running();
-                self.out.send(&FromWorker::Finished(finished))?;
-            }
-            Err(EngineError::Aborted) if self.inbox.signals(seq).cancelled => {}
-            Err(error) => {
-                self.stop_running();
-                self.out.refuse(Some(seq), error.into())?;
-            }
-        }
-        Ok(self.running.is_some() || !self.ready.is_empty())
-    }
-
-    fn stop_running(&mut self) {
-        self.running = None;
-        self.inbox.set_running(None);
-        self.engine.begin();
-    }
-
-    fn apply_threads(&mut self, threads: Option<(u32, u32)>) {
-        if let Some((decode, batch)) = threads {
-            self.engine.set_threads(decode, batch);
         }
     }
 }
@@ -372,12 +365,36 @@ fn tokens(seq: u64, token: Token) -> FromWorker {
     }
 }
 
-/// The way to the daemon.
-struct Out<W>(W);
+/// The way to the daemon. Frames are collected and written together.
+struct Out<W> {
+    to: W,
+    waiting: Vec<u8>,
+}
 
 impl<W: Write> Out<W> {
+    fn new(to: W) -> Self {
+        Self {
+            to,
+            waiting: Vec::new(),
+        }
+    }
+
     fn send(&mut self, message: &FromWorker) -> io::Result<()> {
-        wire::write(&mut self.0, message)
+        wire::write(&mut self.waiting, message)?;
+        if self.waiting.len() >= WRITE_AT {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was collected, and overwrites it: it is text.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let written = self.to.write_all(&self.waiting);
+        zeroize::Zeroize::zeroize(&mut self.waiting);
+        written
     }
 
     /// As [`Out::send`], for answers whose size the daemon's question decides.

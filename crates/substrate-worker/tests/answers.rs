@@ -120,12 +120,12 @@ fn logprobs_name_the_chosen_token_and_its_rivals() {
         top_logprobs: Some(3),
         ..greedy()
     };
-    let mut sequence = engine
+    let sequence = engine
         .prepare(&job(1, &user(PROMPTS[1]), sampler, 4))
         .expect("sound");
     let mut seen = 0;
-    let ran = engine.run(&mut sequence, |step| {
-        if let substrate_worker::sequence::Step::Token(token) = step {
+    let ran = engine.run(sequence, |event| {
+        if let substrate_worker::scheduler::Event::Token { token, .. } = event {
             let logprob = token.logprob.as_ref().expect("asked for");
             assert_eq!(
                 (logprob.id, logprob.top[0].0, logprob.top.len()),

@@ -79,6 +79,8 @@ fn damaged_models_are_refused_in_no_time() {
             ToWorker::Inspect,
             ToWorker::Load(Load {
                 n_ctx: 512,
+                slots: 1,
+                cells: 0,
                 threads: 1,
                 batch_threads: 1,
             }),
@@ -118,6 +120,8 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
     let mut worker = Client::start(path.to_str().expect("a plain path"));
     worker.send(ToWorker::Load(Load {
         n_ctx: 512,
+        slots: 1,
+        cells: 0,
         threads: 1,
         batch_threads: 1,
     }));

@@ -4,10 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{
-    Failure, FromWorker, Input, Load, Message, Prepare, ToWorker, decode,
-};
-use substrate_worker::serve::{Place, serve};
+use substrate_sandbox::wire::{Failure, FromWorker, Input, Message, Prepare, ToWorker};
 use support::{Client, greedy, job, model, user};
 
 const STORY: &str = "Write a long story about a robot who learns to paint.";
@@ -109,39 +106,36 @@ fn a_cancel_of_a_prepared_sequence_ends_it_unstarted() {
 
 #[test]
 fn a_paused_sequence_waits_and_goes_on() {
-    let mut worker = Client::loaded(512);
+    let mut worker = Client::start(&model());
+    worker.load_slots(512, 2, 1024);
     worker.prepare(job(1, &user(STORY), greedy(), 30));
     worker.send(ToWorker::Begin { seq: 1 });
     while !matches!(worker.next(), FromWorker::Tokens { .. }) {}
     worker.send(ToWorker::Pause { seq: 1 });
     worker.send(ToWorker::Tokenize {
-        seq: 2,
+        seq: 9,
         text: "a b".into(),
         special: false,
     });
     let mut before = 1;
-    while !matches!(worker.next(), FromWorker::Tokenized { seq: 2, .. }) {
+    while !matches!(worker.next(), FromWorker::Tokenized { seq: 9, .. }) {
         before += 1;
     }
     assert!(before < 29, "paused too late to tell");
-    worker
-        .0
-        .set_read_timeout(Some(Duration::from_millis(400)))
-        .expect("a timeout");
-    let mut byte = [0];
-    let waited = std::io::Read::read(&mut worker.0, &mut byte);
-    assert!(waited.is_err(), "a paused worker says nothing");
-    worker
-        .0
-        .set_read_timeout(Some(support::PATIENCE))
-        .expect("a timeout");
+    // Another answer is the clock: while it is made, the paused one says nothing.
+    worker.prepare(job(2, &user(STORY), greedy(), 20));
+    worker.send(ToWorker::Begin { seq: 2 });
+    assert!(
+        worker.finish(2).2.n_out > 0,
+        "`finish` accepts no frame of another"
+    );
     worker.send(ToWorker::Resume { seq: 1 });
     let (ids, _, finished) = worker.finish(1);
     assert_eq!((ids.len() + before, finished.n_out), (30, 30));
 }
 
 #[test]
-fn others_wait_prepared_while_one_runs() {
+fn sequences_run_in_the_order_they_are_begun() {
     let mut worker = Client::loaded(512);
     worker.prepare(job(1, &user("One?"), greedy(), 8));
     worker.prepare(job(2, &user("Two?"), greedy(), 8));
@@ -150,75 +144,6 @@ fn others_wait_prepared_while_one_runs() {
     let second = worker.finish(2);
     let first = worker.finish(1);
     assert!(second.2.n_out > 0 && first.2.n_out > 0);
-}
-
-/// A pipe that holds four writes.
-struct Narrow(std::sync::mpsc::SyncSender<Vec<u8>>);
-
-impl std::io::Write for Narrow {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let sent = self.0.send(bytes.to_vec());
-        sent.map(|()| bytes.len())
-            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_reader_that_does_not_read_stops_the_sampler() {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-    let (narrow, frames) = std::sync::mpsc::sync_channel(4);
-    let served = std::thread::spawn(move || {
-        let seal = || {
-            Ok(FromWorker::Sealed {
-                stage: 2,
-                landlock: 0,
-                seccomp: false,
-            })
-        };
-        serve(
-            theirs,
-            Narrow(narrow),
-            Place {
-                model: model(),
-                pool: 2,
-                seal,
-            },
-        )
-    });
-    let mut worker = Client(ours);
-    worker.send(ToWorker::Load(Load {
-        n_ctx: 512,
-        threads: 1,
-        batch_threads: 1,
-    }));
-    worker.send(ToWorker::Prepare(job(1, &user(STORY), greedy(), 200)));
-    worker.send(ToWorker::Begin { seq: 1 });
-    let next = || -> FromWorker {
-        let frame: Vec<u8> = frames
-            .recv_timeout(support::PATIENCE)
-            .expect("the worker writes");
-        decode(&frame[4..]).expect("a sound frame")
-    };
-    while !matches!(next(), FromWorker::Tokens { .. }) {}
-    // Time for dozens of tokens, but room for five: four in the pipe, one being written.
-    std::thread::sleep(Duration::from_secs(2));
-    worker.send(ToWorker::Cancel { seq: 1 });
-    let mut tokens = 1;
-    let finished = loop {
-        match next() {
-            FromWorker::Tokens { .. } => tokens += 1,
-            FromWorker::Finished(finished) => break finished,
-            other => panic!("unexpected: {other:?}"),
-        }
-    };
-    assert_eq!((finished.finish, finished.n_out), (3, tokens));
-    assert!(tokens <= 7, "{tokens} tokens were made for nobody");
-    drop(worker);
-    assert!(served.join().expect("no panic").is_ok());
 }
 
 fn refusal(worker: &mut Client, job: Prepare) -> (Failure, String) {

@@ -7,6 +7,7 @@
 //! Absent by design: secrets (an API key is kept as its hash), and any way to log prompts.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,10 @@ pub struct ModelSettings {
     pub keep_alive: KeepAlive,
     /// Context to allocate, in tokens; `None` = by the model and the memory.
     pub context: Option<u32>,
+    /// Answers a model gives at the same time; `None` = the built-in number. The engine bounds it.
+    pub parallel: Option<NonZeroU32>,
+    /// Threads of the engine, whatever else runs; `None` = as many as there are free cores at each moment.
+    pub threads: Option<NonZeroU32>,
 }
 
 /// What is logged.

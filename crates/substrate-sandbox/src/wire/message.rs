@@ -10,6 +10,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Frames of one sequence a worker may send before the first [`ToWorker::Grant`].
+///
+/// Half a second of the fastest answers measured: enough that a grant on its way never stops the
+/// sampler, little enough that an answer nobody reads stops soon and costs its reader little memory.
+/// `Prepared`, `Finished` and `Failed` need no grant.
+pub const INITIAL_GRANT: u32 = 32;
+
 /// What the daemon asks of a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
@@ -39,6 +46,13 @@ pub enum ToWorker {
     Resume {
         /// Sequence id.
         seq: u64,
+    },
+    /// The daemon has taken this many more frames of a sequence: so many may follow.
+    Grant {
+        /// Sequence id.
+        seq: u64,
+        /// Frames.
+        frames: u32,
     },
     /// Change the number of threads, live.
     Threads {
@@ -86,8 +100,12 @@ pub enum ToWorker {
 /// How to load the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
-    /// Context length in tokens; 0 means the model's own.
+    /// Context of one sequence in tokens; 0 means the model's own.
     pub n_ctx: u32,
+    /// Sequences that may run at once.
+    pub slots: u32,
+    /// Tokens the cache holds for all sequences together; 0 means those of one context.
+    pub cells: u32,
     /// Threads for decode.
     pub threads: u32,
     /// Threads for prefill.
@@ -109,6 +127,11 @@ pub struct Prepare {
     pub resume: Vec<u32>,
     /// At most this many ids in all, the resumed ones counted.
     pub max_tokens: u32,
+    /// Whose cached prefixes it may use and whose its own become; nobody else's are ever looked at.
+    pub partition: [u8; 32],
+    /// Whether cached prefixes may be used at all. They round differently from a prompt read in
+    /// one piece, so a job that must be repeatable to the letter does without.
+    pub reuse: bool,
 }
 
 /// The sampler of a job manifest, field by field; fractions are millionths.
@@ -281,6 +304,10 @@ pub struct Finished {
     pub decode_us: u64,
     /// Smallest gap between the two best logits over the sequence, × 2¹⁶.
     pub min_gap: i32,
+    /// Tokens that were in the cache already and not computed again.
+    pub reused: u32,
+    /// Tokens of prompt and resumed answer that were computed.
+    pub prefilled: u32,
 }
 
 /// Why a worker could not do what it was asked.
@@ -317,6 +344,7 @@ impl fmt::Debug for ToWorker {
             Self::Cancel { seq } => write!(f, "Cancel {{ seq: {seq} }}"),
             Self::Pause { seq } => write!(f, "Pause {{ seq: {seq} }}"),
             Self::Resume { seq } => write!(f, "Resume {{ seq: {seq} }}"),
+            Self::Grant { seq, frames } => sized(f, "Grant", *seq, "frames", *frames as usize),
             Self::Threads { decode, batch } => {
                 write!(f, "Threads {{ decode: {decode}, batch: {batch} }}")
             }
@@ -404,6 +432,8 @@ impl fmt::Debug for Finished {
             .field("prefill_us", &self.prefill_us)
             .field("decode_us", &self.decode_us)
             .field("min_gap", &self.min_gap)
+            .field("reused", &self.reused)
+            .field("prefilled", &self.prefilled)
             .finish_non_exhaustive()
     }
 }

@@ -8,9 +8,11 @@ use substrate_sandbox::wire::{
 pub fn to_worker() -> impl Strategy<Value = ToWorker> {
     let seq = any::<u64>();
     prop_oneof![
-        any::<(u32, u32, u32)>().prop_map(|(n_ctx, threads, batch_threads)| {
+        any::<[u32; 5]>().prop_map(|[n_ctx, slots, cells, threads, batch_threads]| {
             ToWorker::Load(Load {
                 n_ctx,
+                slots,
+                cells,
                 threads,
                 batch_threads,
             })
@@ -21,6 +23,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
         seq.prop_map(|seq| ToWorker::Cancel { seq }),
         seq.prop_map(|seq| ToWorker::Pause { seq }),
         seq.prop_map(|seq| ToWorker::Resume { seq }),
+        any::<(u64, u32)>().prop_map(|(seq, frames)| ToWorker::Grant { seq, frames }),
         any::<(u32, u32)>().prop_map(|(decode, batch)| ToWorker::Threads { decode, batch }),
         any::<(u64, String, bool)>().prop_map(|(seq, text, special)| ToWorker::Tokenize {
             seq,
@@ -72,16 +75,23 @@ pub fn from_worker() -> impl Strategy<Value = FromWorker> {
 }
 
 fn prepare() -> impl Strategy<Value = Prepare> {
-    (any::<(u64, Vec<u8>, [u8; 32], Vec<u32>, u32)>(), sampler()).prop_map(
-        |((seq, input, seed, resume, max_tokens), sampler)| Prepare {
-            seq,
-            input,
-            sampler,
-            seed,
-            resume,
-            max_tokens,
-        },
+    (
+        any::<(u64, Vec<u8>, [u8; 32], Vec<u32>, u32)>(),
+        sampler(),
+        any::<([u8; 32], bool)>(),
     )
+        .prop_map(
+            |((seq, input, seed, resume, max_tokens), sampler, (partition, reuse))| Prepare {
+                seq,
+                input,
+                sampler,
+                seed,
+                resume,
+                max_tokens,
+                partition,
+                reuse,
+            },
+        )
 }
 
 fn sampler() -> impl Strategy<Value = Sampler> {
@@ -150,15 +160,19 @@ fn logprob() -> impl Strategy<Value = TokenLogprob> {
 }
 
 fn finished() -> impl Strategy<Value = Finished> {
-    any::<(u64, u8, u32, Vec<u8>, u64, u64, i32)>().prop_map(
-        |(seq, finish, n_out, tail, prefill_us, decode_us, min_gap)| Finished {
-            seq,
-            finish,
-            n_out,
-            tail,
-            prefill_us,
-            decode_us,
-            min_gap,
+    any::<((u64, u8, Vec<u8>, i32), [u32; 3], [u64; 2])>().prop_map(
+        |((seq, finish, tail, min_gap), [n_out, reused, prefilled], [prefill_us, decode_us])| {
+            Finished {
+                seq,
+                finish,
+                n_out,
+                tail,
+                prefill_us,
+                decode_us,
+                min_gap,
+                reused,
+                prefilled,
+            }
         },
     )
 }

@@ -1,8 +1,12 @@
-//! A context: the cache of one sequence, its thread pool, and the interrupt that stops a decode.
+//! A context: one cache for several lanes, its thread pool, and the interrupt that stops a decode.
+//!
+//! A lane is llama.cpp's sequence: its own positions, its own attention. All lanes share one pool of
+//! cells (`kv_unified`), so that a lane may be long while others are short, and a prefix may belong
+//! to several lanes without a copy. llama.cpp skips the cells of other lanes one by one.
 //!
 //! Invariant: every thread is started when the context is made; `&mut self` keeps a context to one
-//! call at a time.
-//! Absent by design: batches of several sequences.
+//! call at a time; a lane is below the number of lanes asked for.
+//! Absent by design: who may use which lane, and what is in it (`crate::scheduler`).
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -36,14 +40,45 @@ unsafe extern "C" fn on_abort_poll(data: *mut c_void) -> bool {
     unsafe { &*data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }
 
-/// A context of one sequence with its own thread pool, started whole when it is made.
+/// The size of a context.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Cells of all lanes together; 0: as many as the model was trained for.
+    pub cells: u32,
+    /// Lanes.
+    pub lanes: u32,
+    /// Rows of one decode that may have logits.
+    pub outputs: u32,
+}
+
+/// One token of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its id.
+    pub id: u32,
+    /// Its position in its lane.
+    pub position: u32,
+    /// Its lane.
+    pub lane: u32,
+    /// Whether its logits are wanted.
+    pub logits: bool,
+}
+
+/// Lanes a context may have: llama.cpp's own limit, `LLAMA_MAX_SEQ`.
+pub const MAX_LANES: u32 = 256;
+
+/// A context with its own thread pool, started whole when it is made.
 pub struct Context {
     raw: NonNull<sys::llama_context>,
     pool: NonNull<sys::ggml_threadpool>,
     pool_size: u32,
     model: Arc<Model>,
     interrupt: Interrupt,
+    lanes: u32,
     ids: Vec<i32>,
+    positions: Vec<i32>,
+    lane_ids: Vec<i32>,
+    lane_counts: Vec<i32>,
     wanted: Vec<i8>,
 }
 
@@ -51,24 +86,27 @@ pub struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    /// Makes a context of `n_ctx` tokens (0: as trained) over a pool of `pool_size` threads.
+    /// Makes a context of this size over a pool of `pool_size` threads.
     /// `flash_attention` leaves the choice to llama.cpp; without it the plain kernels are used.
     pub fn new(
         model: Arc<Model>,
-        n_ctx: u32,
+        size: Size,
         pool_size: u32,
         flash_attention: bool,
         interrupt: Interrupt,
     ) -> Result<Context, EngineError> {
         let pool_size = pool_size.clamp(1, MAX_THREADS);
+        let lanes = size.lanes.clamp(1, MAX_LANES);
         let raw = guarded("making a context", || {
             // SAFETY: the model is live; the interrupt's flag outlives the context, which holds it.
             unsafe {
                 let mut params = sys::llama_context_default_params();
-                params.n_ctx = n_ctx;
+                params.n_ctx = size.cells;
                 params.n_batch = MAX_BATCH as u32;
                 params.n_ubatch = MAX_BATCH as u32;
-                params.n_seq_max = 1;
+                params.n_seq_max = lanes;
+                params.kv_unified = true;
+                params.n_outputs_max = size.outputs.max(lanes).min(MAX_BATCH as u32);
                 params.n_threads = pool_size as i32;
                 params.n_threads_batch = pool_size as i32;
                 params.no_perf = true;
@@ -97,7 +135,11 @@ impl Context {
             pool_size,
             model,
             interrupt,
+            lanes,
             ids: Vec::new(),
+            positions: Vec::new(),
+            lane_ids: Vec::new(),
+            lane_counts: Vec::new(),
             wanted: Vec::new(),
         })
     }
@@ -112,8 +154,8 @@ impl Context {
         &self.interrupt
     }
 
-    /// Tokens the context can hold.
-    pub fn n_ctx(&self) -> u32 {
+    /// Tokens the context can hold, of all lanes together.
+    pub fn cells(&self) -> u32 {
         // SAFETY: the context is live.
         unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
     }
@@ -125,32 +167,48 @@ impl Context {
         unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), within(decode), within(batch)) }
     }
 
-    /// Appends `ids` to the sequence; logits of the last one are then in [`Context::logits`].
+    /// Appends `ids` to lane 0; logits of the last one are then in [`Context::logits`].
     pub fn decode(&mut self, ids: &[u32]) -> Result<(), EngineError> {
         self.decode_rows(ids, false)
     }
 
     /// As [`Context::decode`], but keeps the logits of every position when `all` is set.
     pub fn decode_rows(&mut self, ids: &[u32], all: bool) -> Result<(), EngineError> {
-        debug_assert!(!ids.is_empty() && ids.len() <= MAX_BATCH);
-        self.ids.clear();
-        for &id in ids {
-            self.model.known(id)?;
-            self.ids.push(id as i32);
-        }
-        self.wanted.clear();
-        self.wanted.resize(ids.len(), 1);
-        let (raw, tokens) = (self.raw.as_ptr(), self.ids.as_mut_ptr());
-        let (wanted, count) = (self.wanted.as_mut_ptr(), self.ids.len() as i32);
+        let start = self.length_of(0);
+        let last = ids.len().saturating_sub(1);
+        let rows = ids.iter().zip(0..).map(|(&id, index)| Row {
+            id,
+            position: start + index,
+            lane: 0,
+            logits: all || index as usize == last,
+        });
+        let rows: Vec<Row> = rows.collect();
+        self.run(&rows)
+    }
+
+    /// Decodes one batch of rows of any lanes; the rows of a lane stand in the order of their positions.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`] leaves the cache as it was. After any other error the lanes of the batch may
+    /// hold some of its rows: [`Context::cut`] them back.
+    pub fn run(&mut self, rows: &[Row]) -> Result<(), EngineError> {
+        self.fill(rows)?;
+        let count = rows.len() as i32;
+        let mut lanes: Vec<*mut i32> = self.lane_ids.iter_mut().map(|id| &raw mut *id).collect();
+        let batch = sys::llama_batch {
+            n_tokens: count,
+            token: self.ids.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: self.positions.as_mut_ptr(),
+            n_seq_id: self.lane_counts.as_mut_ptr(),
+            seq_id: lanes.as_mut_ptr(),
+            logits: self.wanted.as_mut_ptr(),
+        };
+        let raw = self.raw.as_ptr();
         let code = guarded("decode", || {
-            // SAFETY: the batch borrows `self.ids` and `self.wanted`, both `count` long and alive.
-            unsafe {
-                let mut batch = sys::llama_batch_get_one(tokens, count);
-                if all {
-                    batch.logits = wanted;
-                }
-                decode(raw, batch)
-            }
+            // SAFETY: the context is live; every array of the batch is `count` long and outlives the call,
+            // ids are of the vocabulary and lanes of the context (see `fill`).
+            unsafe { decode(raw, batch) }
         })?;
         match code {
             0 => Ok(()),
@@ -158,6 +216,29 @@ impl Context {
             2 => Err(EngineError::Aborted),
             code => Err(EngineError::Code(code)),
         }
+    }
+
+    fn fill(&mut self, rows: &[Row]) -> Result<(), EngineError> {
+        if rows.is_empty() || rows.len() > MAX_BATCH {
+            return Err(EngineError::Code(-1));
+        }
+        self.ids.clear();
+        self.positions.clear();
+        self.lane_ids.clear();
+        self.wanted.clear();
+        for row in rows {
+            self.model.known(row.id)?;
+            if row.lane >= self.lanes {
+                return Err(EngineError::Code(-1));
+            }
+            self.ids.push(row.id as i32);
+            self.positions.push(row.position as i32);
+            self.lane_ids.push(row.lane as i32);
+            self.wanted.push(i8::from(row.logits));
+        }
+        self.lane_counts.clear();
+        self.lane_counts.resize(rows.len(), 1);
+        Ok(())
     }
 
     /// Logits of the last decoded position.
@@ -177,24 +258,40 @@ impl Context {
         Ok(unsafe { std::slice::from_raw_parts(logits, self.model.n_vocab() as usize) })
     }
 
-    /// Forgets the sequence. Its cells are overwritten by the next one; zeroing them would touch,
+    /// Forgets every lane. The cells are overwritten by the next; zeroing them would touch,
     /// and so commit, the memory of the whole context.
     pub fn forget(&mut self) {
         // SAFETY: the context is live.
-        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw.as_ptr()), false) }
+        unsafe { sys::llama_memory_clear(self.memory(), false) }
     }
 
-    /// Removes the positions from `start` on; false if this model's memory cannot.
-    pub fn forget_from(&mut self, start: u32) -> bool {
-        // SAFETY: the context is live; sequence 0 is the only one.
+    /// Removes the positions of `lane` from `start` on; false if this model's memory cannot.
+    pub fn cut(&mut self, lane: u32, start: u32) -> bool {
+        debug_assert!(lane < self.lanes);
+        // SAFETY: the context is live and has the lane.
+        unsafe { sys::llama_memory_seq_rm(self.memory(), lane as i32, start as i32, -1) }
+    }
+
+    /// Makes the first `count` positions of lane `from` belong to the empty lane `to` as well.
+    pub fn share(&mut self, from: u32, to: u32, count: u32) {
+        debug_assert!(from < self.lanes && to < self.lanes);
+        // SAFETY: the context is live and has both lanes.
         unsafe {
-            sys::llama_memory_seq_rm(
-                sys::llama_get_memory(self.raw.as_ptr()),
-                0,
-                start as i32,
-                -1,
-            )
+            sys::llama_memory_seq_cp(self.memory(), from as i32, to as i32, 0, count as i32);
         }
+    }
+
+    /// Positions in `lane`, counted from its start.
+    pub fn length_of(&self, lane: u32) -> u32 {
+        debug_assert!(lane < self.lanes);
+        // SAFETY: the context is live and has the lane; an empty lane is told as −1.
+        let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), lane as i32) };
+        u32::try_from(last + 1).unwrap_or(0)
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is live.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
     }
 }
 

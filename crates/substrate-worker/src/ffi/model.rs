@@ -124,6 +124,15 @@ impl Model {
         }
     }
 
+    /// Whether the cells of a lane can be cut and shared at any position; a recurrent state cannot.
+    pub fn has_plain_cache(&self) -> bool {
+        // SAFETY: the model is live.
+        unsafe {
+            !sys::llama_model_is_recurrent(self.raw.as_ptr())
+                && !sys::llama_model_is_hybrid(self.raw.as_ptr())
+        }
+    }
+
     /// The name of the quantisation, such as `Q4_1`.
     pub fn quant(&self) -> String {
         // SAFETY: the model is live.

@@ -8,8 +8,8 @@ use substrate_sandbox::wire::{
     self, Finished, FromWorker, Input, Load, Message, ModelFacts, Prepare, Sampler, ToWorker,
 };
 use substrate_worker::engine::{Engine, LoadOptions};
-use substrate_worker::ffi::Interrupt;
-use substrate_worker::sequence::Step;
+use substrate_worker::ffi::{Interrupt, MAX_BATCH};
+use substrate_worker::scheduler::Event;
 use substrate_worker::serve::{Place, serve};
 
 /// No answer of the worker takes longer than this, even on a busy machine.
@@ -32,10 +32,11 @@ pub fn engine_with(n_ctx: u32, flash_attention: bool) -> Engine {
     // each other are slower than one there.
     let options = LoadOptions {
         n_ctx,
-        threads: 1,
-        batch_threads: 1,
+        // A measurement of every position wants the logits of every row.
+        outputs: MAX_BATCH as u32,
         pool: 2,
         flash_attention,
+        ..LoadOptions::default()
     };
     Engine::load(&model(), &options, Interrupt::default()).expect("the test model loads")
 }
@@ -66,6 +67,8 @@ pub fn job(seq: u64, input: &Input, sampler: Sampler, max_tokens: u32) -> Prepar
         seed: [3; 32],
         resume: Vec::new(),
         max_tokens,
+        partition: [0; 32],
+        reuse: false,
     }
 }
 
@@ -93,17 +96,17 @@ impl Answer {
 
 /// Runs a job on the engine.
 pub fn run(engine: &mut Engine, job: &Prepare) -> Answer {
-    let mut sequence = engine.prepare(job).expect("the job is sound");
+    let sequence = engine.prepare(job).expect("the job is sound");
     let mut answer = Answer::default();
-    let ran = engine.run(&mut sequence, |step| match step {
-        Step::Prefilled(_) => {}
-        Step::Token(token) => {
+    let ran = engine.run(sequence, |event| match event {
+        Event::Prefilled { .. } | Event::Failed { .. } => {}
+        Event::Token { token, .. } => {
             answer.ids.push(token.id);
             std::str::from_utf8(&token.bytes).expect("released text is UTF-8");
             answer.text.extend_from_slice(&token.bytes);
             answer.gaps.push(token.gap);
         }
-        Step::Finished(finished) => {
+        Event::Finished(finished) => {
             answer.text.extend_from_slice(&finished.tail);
             answer.finish = finished.finish;
             answer.n_out = finished.n_out;
@@ -160,8 +163,15 @@ impl Client {
 
     /// Loads the model.
     pub fn load(&mut self, n_ctx: u32) -> ModelFacts {
+        self.load_slots(n_ctx, 1, 0)
+    }
+
+    /// Loads the model for several sequences at once.
+    pub fn load_slots(&mut self, n_ctx: u32, slots: u32, cells: u32) -> ModelFacts {
         self.send(ToWorker::Load(Load {
             n_ctx,
+            slots,
+            cells,
             threads: 1,
             batch_threads: 1,
         }));
@@ -202,6 +212,7 @@ impl Client {
                     bytes,
                     ..
                 } if of == seq => {
+                    self.send(ToWorker::Grant { seq, frames: 1 });
                     all.extend(ids);
                     text.extend(bytes);
                 }

@@ -3,6 +3,7 @@
 //! Invariant: the file wins. An empty variable is an absent one, as in Ollama.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 use super::place::Said;
 use super::{Config, ConfigError, KeepAlive};
@@ -41,6 +42,11 @@ pub(super) fn fall_back(
         let tokens = number(&text).map_err(wrong("OLLAMA_CONTEXT_LENGTH"))?;
         // Zero is Ollama's word for "by the machine".
         config.models.context = (tokens > 0).then_some(tokens);
+    }
+    if let Some(text) = get("models.parallel", "OLLAMA_NUM_PARALLEL") {
+        // Zero is Ollama's word for "by the machine".
+        let parallel = number(&text).map_err(wrong("OLLAMA_NUM_PARALLEL"))?;
+        config.models.parallel = NonZeroU32::new(parallel);
     }
     Ok(())
 }

@@ -136,6 +136,7 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
             "OLLAMA_CONTEXT_LENGTH" => "8192",
             "OLLAMA_ORIGINS" => "http://a.example, app://b",
             "OLLAMA_MAX_QUEUE" => "7",
+            "OLLAMA_NUM_PARALLEL" => "3",
             _ => return None,
         };
         Some(value.to_owned())
@@ -147,6 +148,7 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
     assert_eq!(config.models.context, Some(512), "the file wins");
     assert_eq!(config.api.origins, ["http://a.example", "app://b"]);
     assert_eq!(config.api.max_queue, 7);
+    assert_eq!(config.models.parallel.map(u32::from), Some(3));
     let wrong = Config::parse_with("", Path::new("c"), &|name| {
         (name == "OLLAMA_HOST").then(|| "a b".to_owned())
     });

@@ -20,8 +20,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-/// Frames of one sequence that may wait for its reader. Small: when the reader stops, the pipe fills and sampling stops.
-const SEQUENCE_DEPTH: usize = 32;
+/// Frames of one sequence that may wait for its reader: those granted, and the ones that need no grant (`Prepared`,
+/// `Finished` or `Failed`). When the reader stops, the grants do, and so does the sampler.
+const SEQUENCE_DEPTH: usize = wire::INITIAL_GRANT as usize + 2;
+
+/// Frames taken before as many are granted again: few messages, and the sampler never waits for one.
+const GRANT_EVERY: u32 = wire::INITIAL_GRANT / 2;
 
 /// Messages that may wait to be written to a worker.
 const OUTBOX_DEPTH: usize = 64;
@@ -221,6 +225,7 @@ impl Engine {
             seq,
             frames,
             engine: self.clone(),
+            taken: 0,
             ended: false,
         }
     }
@@ -256,6 +261,8 @@ pub struct Sequence {
     seq: u64,
     frames: mpsc::Receiver<FromWorker>,
     engine: Engine,
+    /// Frames taken since the last grant.
+    taken: u32,
     ended: bool,
 }
 
@@ -291,6 +298,12 @@ impl Sequence {
             frame,
             FromWorker::Finished(_) | FromWorker::Failed { .. } | FromWorker::Benched { .. }
         );
+        self.taken += u32::from(is_granted(&frame));
+        if self.taken >= GRANT_EVERY && !self.ended {
+            let (seq, frames) = (self.seq, self.taken);
+            self.engine.tell(ToWorker::Grant { seq, frames }).await?;
+            self.taken = 0;
+        }
         Ok(frame)
     }
 }
@@ -418,7 +431,8 @@ async fn write_all(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<ToWorker
     }
 }
 
-/// Routes frames until the pipe ends. Waiting for a full sequence is the back pressure that stops the sampler.
+/// Routes frames until the pipe ends. No sequence waits for another's reader: a worker that sends more than it was
+/// granted breaks the protocol, and is killed.
 async fn read_all(
     mut read: OwnedReadHalf,
     mut decoder: Decoder,
@@ -428,7 +442,11 @@ async fn read_all(
 ) {
     let why = loop {
         match next_frame(&mut read, &mut decoder).await {
-            Ok(frame) => route(&routes, frame).await,
+            Ok(frame) => {
+                if let Err(why) = route(&routes, frame) {
+                    break why;
+                }
+            }
             Err(why) => break why,
         }
     };
@@ -438,13 +456,26 @@ async fn read_all(
     lock(&routes).clear();
 }
 
-async fn route(routes: &Routes, frame: FromWorker) {
-    let Some(seq) = seq_of(&frame) else { return };
-    let reader = lock(routes).get(&seq).cloned();
-    if let Some(reader) = reader {
-        // A reader that went away has cancelled its sequence already.
-        let _ = reader.send(frame).await;
+fn route(routes: &Routes, frame: FromWorker) -> Result<(), String> {
+    let Some(seq) = seq_of(&frame) else {
+        return Ok(());
+    };
+    let routes = lock(routes);
+    // A reader that went away has cancelled its sequence already.
+    if let Some(reader) = routes.get(&seq)
+        && let Err(mpsc::error::TrySendError::Full(_)) = reader.try_send(frame)
+    {
+        return Err("it sent more than it was granted".to_owned());
     }
+    Ok(())
+}
+
+/// Whether a frame counts against what was granted.
+fn is_granted(frame: &FromWorker) -> bool {
+    matches!(
+        frame,
+        FromWorker::Prefilled { .. } | FromWorker::Tokens { .. }
+    )
 }
 
 /// The sequence a frame is about; `None` if it is about the worker.

@@ -26,6 +26,10 @@ const BENCH_DECODE: u32 = 16;
 /// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
 const DEFAULT_CONTEXT: u32 = 4096;
 
+/// Whole contexts the cache of a model holds, for all its answers and kept prefixes together. Few conversations are as
+/// long as a context allows, and a long one takes the room of prefixes first.
+const CONTEXTS: u32 = 2;
+
 /// How workers are made on this machine.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
@@ -39,8 +43,12 @@ pub struct WorkerSettings {
     pub cores: u32,
     /// Threads for the engine at most: what the owner lends.
     pub threads: u32,
+    /// Threads for the engine always, if the owner said so.
+    pub fixed_threads: Option<u32>,
     /// Context in tokens the owner set.
     pub context: Option<u32>,
+    /// Answers a model gives at the same time.
+    pub slots: u32,
     /// Bytes a worker may map.
     pub memory_limit: u64,
     /// How long an idle worker stays; `None` = for ever.
@@ -111,7 +119,11 @@ pub struct Lease {
 impl Pool {
     /// No worker is started yet.
     pub fn new(settings: WorkerSettings, blobs: Blobs) -> Self {
-        let free = Arc::new(Mutex::new(FreeCores::new(settings.cores, settings.threads)));
+        let free = match settings.fixed_threads {
+            Some(threads) => FreeCores::fixed(threads),
+            None => FreeCores::new(settings.cores, settings.threads),
+        };
+        let free = Arc::new(Mutex::new(free));
         Self {
             settings: Arc::new(settings),
             blobs,
@@ -157,8 +169,11 @@ impl Pool {
         let worker = self.launch(weights).await?;
         let settings = &self.settings;
         let threads = lock(&self.free).threads();
+        let n_ctx = settings.context.unwrap_or(DEFAULT_CONTEXT);
         let load = Load {
-            n_ctx: settings.context.unwrap_or(DEFAULT_CONTEXT),
+            n_ctx,
+            slots: settings.slots,
+            cells: n_ctx.saturating_mul(CONTEXTS.min(settings.slots)),
             threads,
             batch_threads: threads,
         };

@@ -17,17 +17,20 @@ pub struct Settings {
     circle: Vec<NodeId>,
     refused_entries: Vec<RecordId>,
     cores: u32,
+    /// Slots of this machine.
+    slots: u32,
     last: Lending,
 }
 
 impl Settings {
     /// Takes over what was read from disk.
-    pub fn new(config: Config, circle: Vec<NodeId>, cores: u32) -> Self {
+    pub fn new(config: Config, circle: Vec<NodeId>, cores: u32, slots: u32) -> Self {
         let mut settings = Self {
             config,
             circle,
             refused_entries: Vec::new(),
             cores,
+            slots,
             last: Lending::Off,
         };
         settings.last = settings.now();
@@ -100,7 +103,7 @@ impl Settings {
         ];
         Lending::On(LendingTerms {
             widest: Scope::Commons,
-            slots: 1,
+            slots: lent(self.slots),
             refused_nodes: lending.requesters.deny.clone(),
             refused_entries: self.refused_entries.clone(),
             refused_kinds: refused_kinds
@@ -110,6 +113,12 @@ impl Settings {
                 .collect(),
         })
     }
+}
+
+/// Slots lent: a quarter, and at least one, stays free for the owner, who would otherwise wait for a stranger's answer to
+/// end. A machine with a single slot lends it.
+fn lent(slots: u32) -> u32 {
+    slots.saturating_sub((slots / 4).max(1)).max(1)
 }
 
 /// Whether the machine has nothing else to do, by the load average of the last minute.

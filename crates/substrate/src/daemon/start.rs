@@ -26,8 +26,13 @@ use crate::grpc::desk::Desk;
 use crate::hardware;
 use crate::home::Home;
 
-/// Sequences answered at once. One, until the engine batches.
-const SLOTS: u32 = 1;
+/// Answers a model gives at the same time, unless the owner says otherwise.
+///
+/// On two cores eight gave the most tokens per second in all (docs/benchmarks.md); a GPU gains from more.
+const DEFAULT_PARALLEL: u32 = 8;
+
+/// The most an owner can ask for: the lanes a worker has beside those of kept prefixes.
+const MOST_PARALLEL: u32 = 128;
 
 /// Notes of the loop's own tasks that may wait: one per task that can be under way at once.
 const NOTES: usize = 64;
@@ -71,7 +76,15 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
         binary,
         cores,
         threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
+        fixed_threads: config
+            .models
+            .threads
+            .map(|threads| threads.get().min(cores)),
         context: config.models.context,
+        slots: config
+            .models
+            .parallel
+            .map_or(DEFAULT_PARALLEL, |slots| slots.get().min(MOST_PARALLEL)),
         memory_limit: config.lending.memory.map_or(memory, |limit| limit.0),
         keep_alive: match config.models.keep_alive {
             KeepAlive::After(stay) => Some(stay),
@@ -172,6 +185,7 @@ pub(super) async fn life(
     let hardware = hardware::detect(desk.home.blobs().as_path());
     let circle = desk.store.circle_members(&network)?.into_iter().collect();
     let cores = hardware.cores;
+    let slots = context.pool.settings().slots;
     let publisher = Publisher::start(context.clone(), hardware)?;
     let (reports, report_inbox) = report_channel();
     let (notes, note_inbox) = mpsc::channel(NOTES);
@@ -179,7 +193,7 @@ pub(super) async fn life(
         node: node(&context, session),
         context,
         shelf,
-        settings: Settings::new(config, circle, cores),
+        settings: Settings::new(config, circle, cores, slots),
         jobs: Default::default(),
         requesters: Default::default(),
         providers: Default::default(),
@@ -210,7 +224,7 @@ fn node(context: &Context, session: SessionNonce) -> Node {
     let config = NodeConfig {
         own: context.me,
         session,
-        slots: SLOTS,
+        slots: context.pool.settings().slots,
         walls: vec![context.pool.wall()],
         isolated: false,
     };

@@ -30,6 +30,8 @@ pub struct FreeCores {
     last: Option<Ticks>,
     calm: u32,
     threads: u32,
+    /// The owner said how many: nothing is looked at.
+    fixed: bool,
     own_before: BTreeMap<u32, u64>,
 }
 
@@ -43,7 +45,18 @@ impl FreeCores {
             last: None,
             calm: PATIENCE - 1,
             threads: 1,
+            fixed: false,
             own_before: BTreeMap::new(),
+        }
+    }
+
+    /// Always `threads`, whatever else runs.
+    pub fn fixed(threads: u32) -> Self {
+        let threads = threads.max(1);
+        Self {
+            threads,
+            fixed: true,
+            ..Self::new(threads, threads)
         }
     }
 
@@ -54,6 +67,9 @@ impl FreeCores {
 
     /// Looks at the kernel's counters; `Some` if the number changed. `workers` are the engine's processes.
     pub fn look(&mut self, workers: &[u32]) -> Option<u32> {
+        if self.fixed {
+            return None;
+        }
         let own = self.own_ticks(workers);
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
         let (total, busy) = machine_ticks(&stat)?;

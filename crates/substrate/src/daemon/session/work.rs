@@ -3,11 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, ContentHash, JobKind, JobManifest, Salt, commit, output_bytes, seed_for_choice,
+    Commitment, ContentHash, JobKind, JobManifest, NodeId, Salt, commit, output_bytes,
+    seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
 
@@ -17,6 +19,9 @@ use crate::daemon::pool::{Lease, LoadError, Pool};
 
 /// PROTOCOL.md 4: `Prefilled` every 2,048 tokens.
 const PREFILLED_EVERY: u32 = 2048;
+/// Bytes of a seed that the client gave (PROTOCOL.md 3); one drawn by the requester's daemon is longer. Who gives a seed
+/// wants the same text again, and a prompt read from the cache rounds differently from one read whole.
+const CLIENT_SEED_BYTES: usize = 8;
 /// The node is told of progress this often; every token would only cost time.
 const TELL_EVERY_TOKENS: usize = 16;
 
@@ -133,6 +138,7 @@ impl From<WorkError> for StartError {
 /// Why the worker could not start.
 pub async fn prepare(
     pool: Pool,
+    requester: NodeId,
     weights: Option<ContentHash>,
     manifest: JobManifest,
     input: Input,
@@ -157,6 +163,8 @@ pub async fn prepare(
         seed,
         resume: input.resume,
         max_tokens: manifest.max_tokens,
+        partition: partition(&requester),
+        reuse: input.seed.len() != CLIENT_SEED_BYTES,
     };
     let (n_in, sequence) = lease.engine.prepare(make).await?;
     Ok(Running {
@@ -164,6 +172,13 @@ pub async fn prepare(
         sequence,
         _lease: lease,
     })
+}
+
+/// Whose prefixes a job may find in the cache, and who may find its own.
+fn partition(requester: &NodeId) -> [u8; 32] {
+    let mut hash = Sha256::new_with_prefix(b"substrate/prefixes/v1");
+    hash.update(requester.as_bytes());
+    hash.finalize().into()
 }
 
 fn failure(error: &WorkError) -> WorkFailure {

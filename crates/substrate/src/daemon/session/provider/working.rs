@@ -153,7 +153,13 @@ impl Session {
         let manifest = self.manifest.body().clone();
         let weights = closing::weights(&entry);
         self.entry = Some(entry);
-        self.stage = Stage::Preparing(tokio::spawn(work::prepare(pool, weights, manifest, input)));
+        self.stage = Stage::Preparing(tokio::spawn(work::prepare(
+            pool,
+            self.attempt.peer,
+            weights,
+            manifest,
+            input,
+        )));
         Step::On
     }
 

@@ -1,0 +1,464 @@
+//! Which sequences run, in which lanes, and what each step of the engine feeds (continuous batching).
+//!
+//! A step is one decode call over rows of any number of sequences: the next token of every answer, and
+//! pieces of the prompts that are being read ([`crate::plan`]). A sequence enters when a slot is free and
+//! its prompt fits beside what runs; it leaves its cells behind as a prefix for its own requester.
+//!
+//! When the cells run out, prefixes go first, those not used for longest before others; then the sequence
+//! that came last gives its cells up, waits again and reads everything anew (recomputation: vLLM, arXiv
+//! 2309.06180, section 4.5). The first never does, so somebody always gets on.
+//!
+//! Invariant: a lane is free, or a running sequence's, or a kept prefix's; between two steps every
+//! sequence holds exactly the cells of the tokens it has fed. A sequence without credit is not fed.
+//! Absent by design: pipes, messages, clocks other than for timings.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use substrate_sandbox::wire::Finished;
+
+use crate::ffi::{Context, EngineError, Row};
+use crate::plan;
+use crate::prefixes::{Found, Prefixes, SHORTEST};
+use crate::sequence::{Finish, Sequence, Token};
+
+/// Lanes beyond the slots: prefixes of finished answers that may be kept at a time.
+///
+/// A person goes on with one of a handful of conversations; the cells run out before so many are long.
+pub const KEPT_PREFIXES: u32 = 32;
+
+/// Cells that must be free beyond a prompt for it to enter beside others: the answer's first sentences.
+const HEADROOM: usize = 64;
+
+/// What happened to a sequence in a step.
+pub enum Event {
+    /// So many tokens of prompt and resumed answer are in the cache.
+    Prefilled {
+        /// Which.
+        seq: u64,
+        /// Tokens.
+        n: u32,
+    },
+    /// A token was made.
+    Token {
+        /// Which.
+        seq: u64,
+        /// The token.
+        token: Token,
+    },
+    /// It ended.
+    Finished(Finished),
+    /// It could not go on.
+    Failed {
+        /// Which.
+        seq: u64,
+        /// Why.
+        why: EngineError,
+    },
+}
+
+struct Runner {
+    sequence: Sequence,
+    lane: u32,
+}
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Prompt tokens computed.
+    pub prefilled: u64,
+    /// Prompt tokens found in the cache.
+    pub reused: u64,
+    /// Times a sequence gave its cells up.
+    pub preempted: u64,
+}
+
+/// The sequences that run or wait to, and the lanes of the context.
+pub struct Scheduler {
+    /// In the order of their arrival.
+    running: Vec<Runner>,
+    waiting: VecDeque<Sequence>,
+    free: Vec<u32>,
+    prefixes: Prefixes,
+    slots: usize,
+    cells: usize,
+    /// Whether this model's cells can be shared and cut; those of recurrent ones cannot.
+    reuse: bool,
+    counters: Counters,
+    rows: Vec<Row>,
+}
+
+impl Scheduler {
+    /// Nothing runs. The context has `slots` + [`KEPT_PREFIXES`] lanes, or fewer.
+    pub fn new(slots: u32, lanes: u32, cells: u32, reuse: bool) -> Scheduler {
+        Scheduler {
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            free: (0..lanes).rev().collect(),
+            prefixes: Prefixes::default(),
+            slots: slots.clamp(1, lanes.max(1)) as usize,
+            cells: cells as usize,
+            reuse,
+            counters: Counters::default(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Whether nothing runs or waits.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whether a step would do anything now.
+    pub fn can_step(&self) -> bool {
+        self.running.iter().any(Runner::may_go_on) || self.next_fits()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether `seq` runs or waits to.
+    pub fn holds(&self, seq: u64) -> bool {
+        self.index_of(seq).is_some() || self.waiting.iter().any(|waiting| waiting.seq() == seq)
+    }
+
+    /// Takes a sequence in; it runs from the first step on in which it has a slot and cells.
+    pub fn submit(&mut self, sequence: Sequence) {
+        self.waiting.push_back(sequence);
+    }
+
+    /// More frames of `seq` may be sent.
+    pub fn grant(&mut self, seq: u64, frames: u32) {
+        self.tell(seq, |sequence| sequence.grant(frames));
+    }
+
+    /// `seq` waits, or goes on.
+    pub fn pause(&mut self, seq: u64, paused: bool) {
+        self.tell(seq, |sequence| sequence.pause(paused));
+    }
+
+    fn tell(&mut self, seq: u64, what: impl Fn(&mut Sequence)) {
+        let running = self.running.iter_mut().map(|runner| &mut runner.sequence);
+        let mut all = running.chain(&mut self.waiting);
+        if let Some(sequence) = all.find(|sequence| sequence.seq() == seq) {
+            what(sequence);
+        }
+    }
+
+    /// Ends `seq` now; what it has in the cache is kept.
+    pub fn cancel(&mut self, context: &mut Context, seq: u64) -> Option<Finished> {
+        if let Some(index) = self.index_of(seq) {
+            let finished = self.running[index].sequence.finished(Finish::Cancelled);
+            self.leave(context, index);
+            return Some(finished);
+        }
+        let index = self
+            .waiting
+            .iter()
+            .position(|waiting| waiting.seq() == seq)?;
+        let mut sequence = self.waiting.remove(index)?;
+        Some(sequence.finished(Finish::Cancelled))
+    }
+
+    fn index_of(&self, seq: u64) -> Option<usize> {
+        self.running
+            .iter()
+            .position(|runner| runner.sequence.seq() == seq)
+    }
+
+    /// Sequences whose cancellation is worth stopping the next step for: one that runs alone, or whose
+    /// prompt is most of what the step computes.
+    pub fn worth_interrupting(&self) -> Vec<u64> {
+        let shares = self.shares();
+        let rows: usize = shares.iter().map(|(_, count)| count).sum();
+        shares
+            .into_iter()
+            .filter(|(_, count)| count * 2 > rows)
+            .map(|(index, _)| self.running[index].sequence.seq())
+            .collect()
+    }
+
+    /// Gives slots and lanes to those who wait, in order, as long as they fit.
+    pub fn admit(&mut self, context: &mut Context) {
+        while self.next_fits() {
+            if let Some(sequence) = self.waiting.pop_front() {
+                self.enter(context, sequence);
+            }
+        }
+    }
+
+    /// Whether the first that waits may enter: a slot is free, and its tokens and the beginning of its
+    /// answer fit beside those that run. Alone it always fits, and prefixes give way.
+    fn next_fits(&self) -> bool {
+        let Some(next) = self.waiting.front() else {
+            return false;
+        };
+        let held: usize = self
+            .running
+            .iter()
+            .map(|runner| runner.sequence.len() + HEADROOM)
+            .sum();
+        self.running.is_empty()
+            || (self.running.len() < self.slots && held + next.len() + HEADROOM <= self.cells)
+    }
+
+    /// What its requester has in the cache of a sequence's tokens is used.
+    fn enter(&mut self, context: &mut Context, mut sequence: Sequence) {
+        let found = self.find_prefix(&sequence);
+        let lane = self.free_lane(context, found.map(|found| found.lane));
+        if let Some(found) = found {
+            context.share(found.lane, lane, found.count as u32);
+            sequence.reuse(found.count);
+            self.counters.reused += found.count as u64;
+        }
+        self.running.push(Runner { sequence, lane });
+    }
+
+    /// The longest beginning of a sequence that its requester has in the cache: left by an answer that ended, or
+    /// held by one that runs.
+    fn find_prefix(&mut self, sequence: &Sequence) -> Option<Found> {
+        let partition = sequence.partition().filter(|_| self.reuse)?;
+        let ids = sequence.ids();
+        let kept = self.prefixes.longest(partition, ids.expose());
+        let same = |runner: &&Runner| runner.sequence.partition() == Some(partition);
+        let running = self.running.iter().filter(same).map(|runner| Found {
+            lane: runner.lane,
+            count: runner.sequence.common_with(ids.expose()),
+        });
+        let worth = |found: &Found| found.count >= SHORTEST;
+        kept.into_iter()
+            .chain(running.filter(worth))
+            .max_by_key(|found| found.count)
+    }
+
+    /// Sequences that wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// An empty lane. There is always one: a lane without a running sequence is free or holds a prefix.
+    fn free_lane(&mut self, context: &mut Context, spared: Option<u32>) -> u32 {
+        if let Some(lane) = self.free.pop() {
+            return lane;
+        }
+        let lane = self.prefixes.evict_but(spared).unwrap_or_default();
+        context.cut(lane, 0);
+        lane
+    }
+
+    /// Runs one step. Events are in the order of the sequences' arrival.
+    pub fn step(&mut self, context: &mut Context, events: &mut Vec<Event>) {
+        self.admit(context);
+        self.end_those_that_ended(context, events);
+        let start = Instant::now();
+        let (shares, result) = loop {
+            let shares = self.shares();
+            if shares.is_empty() {
+                return;
+            }
+            self.compose(&shares);
+            match context.run(&self.rows) {
+                Err(EngineError::Full) if self.make_room(context) => {}
+                result => break (shares, result),
+            }
+        };
+        match result {
+            Ok(()) => self.after(context, &shares, start.elapsed(), events),
+            Err(why) => self.undo(context, &shares, why, events),
+        }
+        self.end_those_that_ended(context, events);
+    }
+
+    /// Who feeds how many tokens in the next step, by index.
+    fn shares(&self) -> Vec<(usize, usize)> {
+        let going = || {
+            (0..)
+                .zip(&self.running)
+                .filter(|(_, runner)| runner.may_go_on())
+        };
+        let reading: Vec<usize> = going()
+            .filter(|(_, runner)| runner.sequence.is_reading())
+            .map(|(index, _)| index)
+            .collect();
+        let answering = going().filter(|(_, runner)| !runner.sequence.is_reading());
+        let mut shares: Vec<(usize, usize)> = answering.map(|(index, _)| (index, 1)).collect();
+        let left: Vec<usize> = reading
+            .iter()
+            .map(|&index| self.running[index].sequence.pending())
+            .collect();
+        let pieces = plan::shares(shares.len(), &left);
+        shares.extend(
+            reading
+                .into_iter()
+                .zip(pieces)
+                .filter(|(_, count)| *count > 0),
+        );
+        shares
+    }
+
+    fn compose(&mut self, shares: &[(usize, usize)]) {
+        self.rows.clear();
+        for &(index, count) in shares {
+            let runner = &self.running[index];
+            let last = runner.sequence.fed() + count == runner.sequence.len();
+            let rows = runner.sequence.next(count).map(|(id, position)| Row {
+                id,
+                position,
+                lane: runner.lane,
+                logits: false,
+            });
+            self.rows.extend(rows);
+            if let Some(row) = self.rows.last_mut() {
+                row.logits = last;
+            }
+        }
+    }
+
+    /// The rows are in the cache: progress is noted, and whoever has all tokens in draws the next.
+    fn after(
+        &mut self,
+        context: &mut Context,
+        shares: &[(usize, usize)],
+        took: Duration,
+        events: &mut Vec<Event>,
+    ) {
+        let mut row = 0;
+        for &(index, count) in shares {
+            row += count;
+            let sequence = &mut self.running[index].sequence;
+            let seq = sequence.seq();
+            let was_reading = sequence.is_reading();
+            sequence.fed_more(count, took);
+            if was_reading {
+                self.counters.prefilled += count as u64;
+                let report = sequence.report();
+                events.extend(report.map(|n| Event::Prefilled { seq, n }));
+            }
+            if sequence.pending() > 0 {
+                continue;
+            }
+            let drawn = context
+                .logits_at(row as i32 - 1)
+                .and_then(|logits| sequence.sample(logits));
+            events.push(match drawn {
+                Ok(token) => Event::Token { seq, token },
+                Err(why) => Event::Failed { seq, why },
+            });
+        }
+        self.drop_failed(context, events);
+    }
+
+    /// A step that failed: its rows are taken out again. An interrupt costs nobody more than the step;
+    /// any other error ends the sequences that were in it.
+    fn undo(
+        &mut self,
+        context: &mut Context,
+        shares: &[(usize, usize)],
+        why: EngineError,
+        events: &mut Vec<Event>,
+    ) {
+        for &(index, _) in shares {
+            let runner = &mut self.running[index];
+            // The cells of a recurrent model cannot be taken back in part.
+            if !context.cut(runner.lane, runner.sequence.fed() as u32) {
+                context.cut(runner.lane, 0);
+                runner.sequence.lose_cells();
+            }
+        }
+        if why == EngineError::Aborted {
+            return;
+        }
+        for &(index, _) in shares {
+            let seq = self.running[index].sequence.seq();
+            let why = why.clone();
+            events.push(Event::Failed { seq, why });
+        }
+        self.drop_failed(context, events);
+    }
+
+    /// Frees cells for a step that did not fit; false if there are none to free.
+    fn make_room(&mut self, context: &mut Context) -> bool {
+        if let Some(lane) = self.prefixes.evict() {
+            self.release(context, lane);
+            return true;
+        }
+        if self.running.len() < 2 {
+            return false;
+        }
+        let Some(Runner { mut sequence, lane }) = self.running.pop() else {
+            return false;
+        };
+        self.release(context, lane);
+        sequence.lose_cells();
+        self.counters.preempted += 1;
+        self.waiting.push_front(sequence);
+        true
+    }
+
+    fn end_those_that_ended(&mut self, context: &mut Context, events: &mut Vec<Event>) {
+        let mut index = 0;
+        while index < self.running.len() {
+            match self.running[index].sequence.end() {
+                Some(finish) => {
+                    let finished = self.running[index].sequence.finished(finish);
+                    events.push(Event::Finished(finished));
+                    self.leave(context, index);
+                }
+                None => index += 1,
+            }
+        }
+    }
+
+    fn drop_failed(&mut self, context: &mut Context, events: &[Event]) {
+        for event in events {
+            if let Event::Failed { seq, .. } = event
+                && let Some(index) = self.index_of(*seq)
+            {
+                let runner = self.running.remove(index);
+                self.release(context, runner.lane);
+            }
+        }
+    }
+
+    /// Takes a sequence out; its cells become a prefix of its requester, if they are worth it.
+    fn leave(&mut self, context: &mut Context, index: usize) {
+        let runner = self.running.remove(index);
+        let fed = runner.sequence.fed();
+        let partition = runner.sequence.partition().copied();
+        match partition.filter(|_| self.reuse && fed >= SHORTEST) {
+            Some(partition) => {
+                let mut ids = runner.sequence.ids();
+                ids.truncate(fed);
+                for lane in self.prefixes.keep(runner.lane, partition, ids) {
+                    self.release(context, lane);
+                }
+            }
+            None => self.release(context, runner.lane),
+        }
+    }
+
+    fn release(&mut self, context: &mut Context, lane: u32) {
+        context.cut(lane, 0);
+        self.free.push(lane);
+    }
+
+    /// Forgets every prefix.
+    pub fn forget_prefixes(&mut self, context: &mut Context) {
+        while let Some(lane) = self.prefixes.evict() {
+            self.release(context, lane);
+        }
+    }
+
+    /// Lanes that are free, hold a prefix, or a running sequence: for the tests of leaks.
+    pub fn lanes(&self) -> (usize, usize, usize) {
+        (self.free.len(), self.prefixes.len(), self.running.len())
+    }
+}
+
+impl Runner {
+    fn may_go_on(&self) -> bool {
+        self.sequence.may_go_on()
+    }
+}
