@@ -119,7 +119,7 @@ def refuses_by_name(client, model):
         "temperature": {"temperature": 3},
         "n": {"n": 1_000_000_000},
         "stop": {"stop": ["x"] * 10_000},
-        "response_format": {"response_format": {"type": "json_object"}},
+        "response_format": {"response_format": {"type": "xml"}},
         "tool_choice": {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
         "top_logprobs": {"logprobs": True, "top_logprobs": 21},
     }.items():

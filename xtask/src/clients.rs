@@ -8,7 +8,7 @@ use xtask::sh;
 use xtask::trio::{Holders, MODEL, Trio};
 
 /// The packages as their users install them, pinned so that a red gate is our doing.
-const PACKAGES: [&str; 2] = ["openai==2.8.1", "ollama==0.6.1"];
+const PACKAGES: [&str; 3] = ["openai==2.8.1", "ollama==0.6.1", "jsonschema==4.25.1"];
 
 /// Runs every client against a node that holds the model, and Open WebUI's against one that holds none.
 pub fn run(bin: &Path, model: &Path) -> Result<()> {
@@ -19,6 +19,7 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
         "openai_client.py",
         "ollama_client.py",
         "open_webui_sequence.py",
+        "schema_client.py",
     ] {
         client(&python, script, &trio.b.api.to_string())?;
     }

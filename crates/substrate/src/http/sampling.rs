@@ -22,6 +22,9 @@ const MICRO: f64 = 1e6;
 /// Fixed point of logits and their biases.
 const LOGIT: f64 = 65_536.0;
 
+/// The schema of "some JSON object": OpenAI's `json_object`, Ollama's `"json"`.
+pub(super) const ANY_OBJECT: &str = r#"{"type":"object"}"#;
+
 /// A client's wishes with its API's defaults filled in.
 #[derive(Debug, Clone)]
 pub(super) struct Wishes {

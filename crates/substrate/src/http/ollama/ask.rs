@@ -11,7 +11,7 @@ use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::job::DEADLINE_MS;
-use crate::http::sampling::{Wishes, max_tokens, stops, top_logprobs};
+use crate::http::sampling::{ANY_OBJECT, Wishes, max_tokens, stops, top_logprobs};
 
 /// Ollama accepts any temperature; hotter than this is noise from every model.
 const HOTTEST: f64 = 10.0;
@@ -38,10 +38,7 @@ pub(super) enum Wanted {
 /// Plans a chat.
 pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusal> {
     let model = asked_model(request.model, request.name)?;
-    refuse_not_yet(&[
-        ("format", &request.format, &["null", "\"\""]),
-        ("think", &request.think, &["null", "false"]),
-    ])?;
+    refuse_not_yet(&[("think", &request.think, &["null", "false"])])?;
     let stream = request.stream.unwrap_or(true);
     if request.messages.is_empty() {
         return Ok(without_prompt(model, request.keep_alive, stream));
@@ -53,6 +50,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
     input.tools = request.tools.as_deref().and_then(non_empty_list);
+    input.schema = request.format.as_deref().map(schema).transpose()?.flatten();
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(
         model.clone(),
@@ -69,11 +67,23 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
     })
 }
 
+/// The JSON schema an answer is bound to: any object for "json", a schema, or nothing.
+fn schema(format: &RawValue) -> Result<Option<String>, Refusal> {
+    match format.get().trim() {
+        "null" | "\"\"" => Ok(None),
+        "\"json\"" => Ok(Some(ANY_OBJECT.to_owned())),
+        text if text.starts_with('{') => Ok(Some(text.to_owned())),
+        _ => Err(Refusal::invalid(
+            "format",
+            "format must be \"json\" or a JSON schema",
+        )),
+    }
+}
+
 /// Plans a generation.
 pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan, Refusal> {
     let model = asked_model(request.model, request.name)?;
     refuse_not_yet(&[
-        ("format", &request.format, &["null", "\"\""]),
         ("think", &request.think, &["null", "false"]),
         ("context", &request.context, &["null", "[]"]),
         ("images", &request.images, &["null", "[]"]),
@@ -95,10 +105,12 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
         },
         false => Prompt::Chat(conversation(request.system.unwrap_or_default(), prompt)),
     };
+    let mut input = Input::from_prompt(prompt);
+    input.schema = request.format.as_deref().map(schema).transpose()?.flatten();
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(
         model.clone(),
-        Input::from_prompt(prompt),
+        input,
         request.options.unwrap_or_default(),
         told,
         caller,

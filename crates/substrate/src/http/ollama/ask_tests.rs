@@ -140,8 +140,8 @@ fn what_cannot_be_right_is_refused_by_name() {
         r#""options":{"num_predict":"many"}"#,
         r#""options":{"repeat_last_n":-2}"#,
         r#""options":[]"#,
-        r#""format":"json""#,
-        r#""format":{"type":"object"}"#,
+        r#""format":"xml""#,
+        r#""format":7"#,
         r#""think":true"#,
         r#""think":"high""#,
         r#""top_logprobs":21"#,
@@ -165,8 +165,8 @@ fn what_cannot_be_right_is_refused_by_name() {
         {"error":"options.num_predict: invalid type: string \"many\", expected i64 at line 1 column 58"}
         {"error":"repeat_last_n must be between -1 and 1000000, not -2"}
         {"error":"options: invalid length 0, expected an object at line 1 column 39"}
-        {"error":"format is not there yet"}
-        {"error":"format is not there yet"}
+        {"error":"format must be \"json\" or a JSON schema"}
+        {"error":"format must be \"json\" or a JSON schema"}
         {"error":"think is not there yet"}
         {"error":"think is not there yet"}
         {"error":"top_logprobs must be between 0 and 20, not 21"}

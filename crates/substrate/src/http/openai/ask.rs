@@ -5,14 +5,14 @@
 use serde_json::value::RawValue;
 use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
 
-use super::types::{ChatMessage, ChatRequest, CompletionRequest, StreamOptions};
+use super::types::{ChatMessage, ChatRequest, CompletionRequest, ResponseFormat, StreamOptions};
 use crate::door::{Ask, Placement};
 use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
-use crate::http::sampling::{Wishes, logit_bias, max_tokens, stops, top_logprobs};
+use crate::http::sampling::{ANY_OBJECT, Wishes, logit_bias, max_tokens, stops, top_logprobs};
 
 /// Most choices of one request, and of all its prompts together: each is a job of its own.
 const MAX_CHOICES: i64 = 8;
@@ -45,13 +45,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
             "the deprecated parameter functions (use tools)",
         ));
     }
-    if let Some(format) = request
-        .response_format
-        .filter(|format| format.kind != "text")
-    {
-        let what = format!("response_format '{}'", clipped(&format.kind));
-        return Err(Refusal::not_yet("response_format", &what));
-    }
+    let schema = request.response_format.map(schema).transpose()?.flatten();
     let told = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
         (true, top) => Some(top_logprobs("top_logprobs", top.unwrap_or(0))?),
         (false, None | Some(0)) => None,
@@ -73,6 +67,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
     input.tools = tools(request.tools, request.tool_choice.as_deref())?;
+    input.schema = schema;
     let settings = Settings {
         model: request.model,
         stop: request.stop.0,
@@ -275,6 +270,27 @@ fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
         tool_call_id: message.tool_call_id,
         thinking: message.reasoning.or(message.reasoning_content),
     })
+}
+
+/// The JSON schema an answer is bound to, if any.
+fn schema(format: ResponseFormat) -> Result<Option<String>, Refusal> {
+    let param = "response_format";
+    match format.kind.as_str() {
+        "text" => Ok(None),
+        "json_object" => Ok(Some(ANY_OBJECT.to_owned())),
+        "json_schema" => {
+            let schema = format.json_schema.and_then(|named| named.schema);
+            let missing =
+                || Refusal::invalid(param, "response_format.json_schema.schema is missing");
+            schema
+                .map(|raw| Some(raw.get().to_owned()))
+                .ok_or_else(missing)
+        }
+        kind => {
+            let what = format!("response_format '{}'", clipped(kind));
+            Err(Refusal::not_yet(param, &what))
+        }
+    }
 }
 
 /// Tool definitions for the template, unless the client forbids their use.

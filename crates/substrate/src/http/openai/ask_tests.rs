@@ -134,7 +134,7 @@ fn what_cannot_be_right_is_refused_by_name() {
         r#""logit_bias":{"x":1}"#,
         r#""logit_bias":{"1":101}"#,
         r#""logit_bias":{"1":1,"01":1}"#,
-        r#""response_format":{"type":"json_object"}"#,
+        r#""response_format":{"type":"xml"}"#,
         r#""response_format":{"type":"json_schema","json_schema":{}}"#,
         r#""tools":{}"#,
         r#""tool_choice":"required""#,
@@ -174,8 +174,8 @@ fn what_cannot_be_right_is_refused_by_name() {
         {"code":"invalid_value","message":"logit_bias must map token ids to numbers","param":"logit_bias","type":"invalid_request_error"}
         {"code":"invalid_value","message":"logit_bias must be between -100 and 100, not 101","param":"logit_bias","type":"invalid_request_error"}
         {"code":"invalid_value","message":"logit_bias names a token twice","param":"logit_bias","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"response_format 'json_object' is not there yet","param":"response_format","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"response_format 'json_schema' is not there yet","param":"response_format","type":"invalid_request_error"}
+        {"code":"not_implemented","message":"response_format 'xml' is not there yet","param":"response_format","type":"invalid_request_error"}
+        {"code":"invalid_value","message":"response_format.json_schema.schema is missing","param":"response_format","type":"invalid_request_error"}
         {"code":"invalid_value","message":"tools must be a list","param":"tools","type":"invalid_request_error"}
         {"code":"not_implemented","message":"tool_choice 'required' is not there yet","param":"tool_choice","type":"invalid_request_error"}
         {"code":"not_implemented","message":"tool_choice of one function is not there yet","param":"tool_choice","type":"invalid_request_error"}

@@ -92,6 +92,14 @@ pub(super) struct ChatMessage {
 pub(super) struct ResponseFormat {
     #[serde(rename = "type", default)]
     pub(super) kind: String,
+    pub(super) json_schema: Option<NamedSchema>,
+}
+
+/// A schema and its name; `strict` and the description change nothing here, as every answer is bound.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
+pub(super) struct NamedSchema {
+    pub(super) schema: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
