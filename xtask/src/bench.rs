@@ -12,9 +12,12 @@ use xtask::trio::{MODEL, import, join};
 use xtask::{model, sh, stage};
 
 use crate::check::publish_model;
+use crate::engine;
 
 /// Interleaved pairs; DESIGN 13 asks for at least 15.
 const PAIRS: usize = 40;
+/// As many for the engine, whose loads take a minute a pair.
+const ENGINE_PAIRS: usize = 15;
 /// Tokens of each answer.
 const TOKENS: u32 = 32;
 const PROMPT: &str = "Name three rivers and say one sentence about each.";
@@ -26,18 +29,30 @@ const TOKEN_GOAL: Duration = Duration::from_micros(500);
 /// Resamples of the bootstrap behind the stated half-width.
 const RESAMPLES: u64 = 2000;
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// What one remote hop on loopback adds.
+    Hop,
+    /// The whole path against llama.cpp's own server.
+    Engine,
+}
+
 /// What to measure.
 #[derive(Args)]
 pub struct Options {
+    /// Which benchmark
+    #[arg(value_enum, default_value = "hop")]
+    what: What,
     /// Print JSON cells instead of a table
     #[arg(long)]
     json: bool,
     /// Use the programs staged before instead of building them
     #[arg(long, value_name = "FOLDER")]
     bin: Option<PathBuf>,
-    /// Pairs to measure
-    #[arg(long, default_value_t = PAIRS)]
-    pairs: usize,
+    /// Pairs to measure; by default 40 hops, 15 of the engine
+    #[arg(long)]
+    pairs: Option<usize>,
 }
 
 /// One figure.
@@ -68,14 +83,26 @@ pub fn run(options: &Options) -> Result<()> {
         Some(bin) => bin.clone(),
         None => sh::step("binaries", stage::build)?,
     };
-    let cells = hop(&bin, &model, options.pairs)?;
-    if options.json {
+    match options.what {
+        What::Hop => {
+            let cells = hop(&bin, &model, options.pairs.unwrap_or(PAIRS))?;
+            print(options.json, &cells, table)
+        }
+        What::Engine => {
+            let cells = engine::run(&bin, &model, options.pairs.unwrap_or(ENGINE_PAIRS))?;
+            print(options.json, &cells, engine::table)
+        }
+    }
+}
+
+fn print<T: Serialize>(json: bool, cells: &[T], table: impl Fn(&[T])) -> Result<()> {
+    if json {
         println!(
             "{}",
             serde_json::to_string(&serde_json::json!({ "cells": cells }))?
         );
     } else {
-        table(&cells);
+        table(cells);
     }
     Ok(())
 }
@@ -193,7 +220,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn median(sample: &[f64]) -> f64 {
+pub(crate) fn median(sample: &[f64]) -> f64 {
     let mut sorted = sample.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -205,7 +232,7 @@ fn median(sample: &[f64]) -> f64 {
 }
 
 /// Half the width of the 95 % bootstrap interval of the median (Efron), from a fixed seed.
-fn half_width(sample: &[f64]) -> f64 {
+pub(crate) fn half_width(sample: &[f64]) -> f64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut draw = |n: usize| {
         // xorshift64 (Marsaglia 2003): any generator will do for resampling.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{clients, demo, edges, fuzz, tidy};
+use crate::{clients, demo, edges, engine, fuzz, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
@@ -42,6 +42,9 @@ pub fn run(options: &Options) -> Result<()> {
     if !options.quick {
         sh::step("fuzzing, short form", || fuzz::run(fuzz::GATE_SECONDS))?;
         sh::step("client packages", || clients::run(&bin, &model))?;
+        sh::step("engine beside llama.cpp's server, short form", || {
+            engine::short(&bin, &model)
+        })?;
         sh::step("demo", || demo::run_with(&bin, &model))?;
     }
     eprintln!("== all: ok, {:.0} s", start.elapsed().as_secs_f64());

@@ -9,6 +9,7 @@ mod check;
 mod clients;
 mod demo;
 mod edges;
+mod engine;
 mod fuzz;
 mod near_tie;
 mod prove;
