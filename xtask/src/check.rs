@@ -19,7 +19,7 @@ pub struct Options {
 /// Runs every part in order and stops at the first that fails.
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    sh::step("system packages", packages::ensure)?;
+    sh::step("system packages", packages::ensure_for_gate)?;
     sh::step("format", || {
         sh::run(sh::cargo().args(["fmt", "--all", "--check"]))
     })?;

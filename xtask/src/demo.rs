@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     println!("on two cores, nearly all of it compiling; a second run takes about a minute.");
     println!("It may install build packages by apt (as root) or tells which are missing.\n");
-    sh::step("system packages", packages::ensure)?;
+    sh::step("system packages", packages::ensure_for_build)?;
     let model = sh::step("demo model", model::fetch)?;
     let model = publish_model(&model)?;
     let bin = sh::step("binaries", stage::build)?;
