@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{clients, demo, edges, fuzz, tidy};
+use crate::{clients, demo, dependencies, edges, fuzz, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
@@ -35,6 +35,7 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
     parts.run("system packages", packages::ensure_for_gate)?;
     parts.run("format", format)?;
     parts.run("crate edges", edges::check)?;
+    parts.run("dependencies", dependencies::check)?;
     parts.run("tidy", tidy::check)?;
     let model = parts.run("demo model", || publish_model(&model::fetch()?))?;
     let bin = parts.run("binaries and tests", stage::build_with_tests)?;

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod clients;
 mod demo;
+mod dependencies;
 mod edges;
 mod fuzz;
 mod near_tie;
