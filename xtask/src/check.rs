@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{clients, demo, dependencies, edges, fuzz, tidy};
+use crate::{bench, clients, demo, dependencies, edges, fuzz, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
 #[derive(Args)]
 pub struct Options {
-    /// Leave out the parts that need minutes: fuzzing, client packages, the demo
+    /// Leave out the parts that need minutes: fuzzing, client packages, the demo, the short benchmark
     #[arg(long)]
     quick: bool,
 }
@@ -46,6 +46,7 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
         parts.run("fuzzing, short form", || fuzz::run(fuzz::GATE_SECONDS))?;
         parts.run("client packages", || clients::run(&bin, &model))?;
         parts.run("demo", || demo::run_with(&bin, &model))?;
+        parts.run("benchmark, short form", || bench::gate(&bin, &model))?;
     }
     Ok(())
 }

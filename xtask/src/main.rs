@@ -11,6 +11,7 @@ mod demo;
 mod dependencies;
 mod edges;
 mod fuzz;
+mod machine;
 mod near_tie;
 mod prove;
 mod tidy;
