@@ -1,7 +1,8 @@
-//! The decoders of the mesh and of invites, compiled from their own files without what surrounds them.
+//! The decoders of the mesh, of invites, of the hub and of model files, compiled from their own files without
+//! what surrounds them.
 //!
-//! Their crates carry a network stack and a store that take minutes to build; a decoder that needed
-//! either would not compile here, and that is checked with every run.
+//! Their crates carry a network stack, a store and llama.cpp, which take minutes to build; a decoder that needed
+//! any of them would not compile here, and that is checked with every run.
 //! Absent by design: any code of the product in a second copy.
 
 #![allow(dead_code)] // The files are whole; targets call their decoders only.
@@ -12,6 +13,8 @@ pub mod cbor;
 pub mod entries;
 #[path = "../../crates/substrate-mesh/src/frame.rs"]
 pub mod frame;
+#[path = "../../crates/substrate-worker/src/header.rs"]
+pub mod header;
 #[path = "../../crates/substrate-mesh/src/hello.rs"]
 pub mod hello;
 #[path = "../../crates/substrate-mesh/src/input.rs"]
@@ -22,6 +25,8 @@ pub mod invite;
 pub mod job;
 #[path = "../../crates/substrate-mesh/src/join.rs"]
 pub mod join;
+#[path = "../../crates/substrate/src/models/pull/hub/listing.rs"]
+pub mod listing;
 #[path = "../../crates/substrate-mesh/src/standing.rs"]
 mod standing;
 #[path = "../../crates/substrate-mesh/src/token.rs"]

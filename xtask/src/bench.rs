@@ -1,4 +1,6 @@
-//! `cargo xtask bench`: side-by-side figures, both sides interleaved in one run.
+//! `cargo xtask bench`: side-by-side figures, both sides interleaved in one run, with the machine they were taken on.
+//!
+//! A goal missed is a figure, printed as such; a figure that collapsed is a fault, and fails the run and the gate.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +15,17 @@ use xtask::{model, sh, stage};
 
 use crate::check::publish_model;
 use crate::engine;
+use crate::machine::Machine;
 
 /// Interleaved pairs; DESIGN 13 asks for at least 15.
 const PAIRS: usize = 40;
 /// As many for the engine, whose loads take a minute a pair.
 const ENGINE_PAIRS: usize = 15;
+/// Pairs of the gate's short form: enough for a median that two slow answers do not move.
+const GATE_PAIRS: usize = 8;
+/// Over this many times its goal, with the spread in its favour, a figure has collapsed. A machine that builds something
+/// beside the gate doubles the added time; a lost wake-up or a delayed acknowledgement multiplies it.
+const COLLAPSE: f64 = 3.0;
 /// Tokens of each answer.
 const TOKENS: u32 = 32;
 const PROMPT: &str = "Name three rivers and say one sentence about each.";
@@ -86,7 +94,8 @@ pub fn run(options: &Options) -> Result<()> {
     match options.what {
         What::Hop => {
             let cells = hop(&bin, &model, options.pairs.unwrap_or(PAIRS))?;
-            print(options.json, &cells, table)
+            print(options.json, &cells, table)?;
+            collapsed(&cells)
         }
         What::Engine => {
             let cells = engine::run(&bin, &model, options.pairs.unwrap_or(ENGINE_PAIRS))?;
@@ -96,13 +105,44 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn print<T: Serialize>(json: bool, cells: &[T], table: impl Fn(&[T])) -> Result<()> {
+    let machine = Machine::here();
     if json {
         println!(
             "{}",
-            serde_json::to_string(&serde_json::json!({ "cells": cells }))?
+            serde_json::to_string(&serde_json::json!({ "machine": machine, "cells": cells }))?
         );
     } else {
+        println!("{machine}");
         table(cells);
+    }
+    Ok(())
+}
+
+/// The short form in the gate.
+///
+/// # Errors
+/// A figure collapsed.
+pub fn gate(bin: &Path, model: &Path) -> Result<()> {
+    let cells = hop(bin, model, GATE_PAIRS)?;
+    println!("{}", Machine::here());
+    table(&cells);
+    collapsed(&cells)
+}
+
+/// Fails on what is worse than a goal missed.
+fn collapsed(cells: &[Cell]) -> Result<()> {
+    let worst: Vec<String> = cells
+        .iter()
+        .filter(|cell| cell.added_ms - cell.spread > cell.goal * COLLAPSE)
+        .map(|cell| {
+            format!(
+                "{}: {:.3} ms (±{:.3}) added, goal {} ms",
+                cell.name, cell.added_ms, cell.spread, cell.goal
+            )
+        })
+        .collect();
+    if !worst.is_empty() {
+        bail!("collapsed:\n  {}", worst.join("\n  "));
     }
     Ok(())
 }
@@ -253,4 +293,43 @@ pub(crate) fn half_width(sample: &[f64]) -> f64 {
     medians.sort_by(f64::total_cmp);
     let last = medians.len() - 1;
     (medians[last * 975 / 1000] - medians[last * 25 / 1000]) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_miss_is_told_and_a_collapse_fails() {
+        let cell = |added: u64| {
+            let mut pairs = Pairs::default();
+            for _ in 0..4 {
+                pairs.push(false, Duration::from_millis(10));
+                pairs.push(true, Duration::from_millis(10 + added));
+            }
+            pairs
+                .cell("hop", Duration::from_millis(15))
+                .expect("a cell")
+        };
+        assert_eq!(cell(10).met, "met");
+        assert!(collapsed(&[cell(10)]).is_ok());
+        assert_eq!(cell(40).met, "missed");
+        assert!(collapsed(&[cell(40)]).is_ok());
+        let error = collapsed(&[cell(10), cell(50)]).expect_err("more than three goals");
+        assert!(error.to_string().contains("hop: 50.000 ms"), "{error}");
+    }
+
+    #[test]
+    fn the_spread_speaks_for_the_figure() {
+        let mut pairs = Pairs::default();
+        for added in [1, 1, 1, 500, 500, 500, 1, 500] {
+            pairs.push(false, Duration::from_millis(10));
+            pairs.push(true, Duration::from_millis(10 + added));
+        }
+        let cell = pairs
+            .cell("hop", Duration::from_millis(15))
+            .expect("a cell");
+        assert_eq!(cell.met, "unresolved");
+        assert!(collapsed(&[cell]).is_ok());
+    }
 }

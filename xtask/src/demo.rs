@@ -14,6 +14,7 @@ use xtask::trio::{Holders, MODEL, Trio};
 use xtask::{model, packages, sh, stage};
 
 use crate::check::publish_model;
+use crate::near_tie;
 
 const QUESTION: &str = "Explain in three short sentences why the sky is blue.";
 const STORY: &str = "Write a long story about a lighthouse keeper who finds a message in a bottle.";
@@ -44,7 +45,14 @@ struct Told {
     wall: String,
     scope: String,
     longest_gap: Duration,
-    moved: Option<u64>,
+    moved: Option<Seam>,
+}
+
+/// What had come when the answer moved to another node.
+#[derive(Clone, Copy)]
+struct Seam {
+    tokens: u64,
+    characters: usize,
 }
 
 /// Sets everything up, then shows it.
@@ -60,7 +68,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     println!("on two cores, nearly all of it compiling; a second run takes about a minute.");
     println!("It may install build packages by apt (as root) or tells which are missing.\n");
-    sh::step("system packages", packages::ensure)?;
+    sh::step("system packages", packages::ensure_for_build)?;
     let model = sh::step("demo model", model::fetch)?;
     let model = publish_model(&model)?;
     let bin = sh::step("binaries", stage::build)?;
@@ -70,16 +78,43 @@ pub fn run(options: &Options) -> Result<()> {
 /// Shows it with what was built before.
 pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
     let scratch = Scratch::new("demo")?;
+    let mut trio = part(
+        "three nodes: A founds a network, B and C join its circle by code and import the same file",
+        || Trio::start(bin, scratch.path(), model, Holders::All),
+    )?;
+    let told = part("a prompt typed at A, answered on another node", || {
+        first_answer(&trio)
+    })?;
+    part(
+        "receipts, verified offline from each side's own export",
+        || {
+            verify_both(&trio, &told.node, &told.job)?;
+            flipped_byte_fails(&trio.a, &told.job)
+        },
+    )?;
+    part(
+        "the same question twice: unbroken, then with the answering node killed (kill -9) in the middle",
+        || broken_answer(&mut trio, model),
+    )?;
     println!(
-        "\n-- three nodes: A founds a network, B and C join its circle by code and import the same file"
+        "\nThe node that answers can read the prompt. Both halves of every receipt are kept on both sides."
     );
-    let mut trio = Trio::start(bin, scratch.path(), model, Holders::All)?;
+    Ok(())
+}
 
-    println!("\n-- a prompt typed at A, answered on another node");
+/// Runs one part under its title and says how long it took.
+fn part<T>(title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("\n-- {title}");
+    let start = Instant::now();
+    let result = work()?;
+    println!("   ({:.1} s)", start.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+fn first_answer(trio: &Trio) -> Result<Told> {
     let told = ask(&trio.a, QUESTION, "96", |_, _| Ok(()))?;
     show(&told);
-    let own = xtask::trio::id(&trio.a)?;
-    if told.node == own {
+    if told.node == xtask::trio::id(&trio.a)? {
         bail!("the answer came from A itself");
     }
     let rate = told.tokens as f64 * 1000.0 / told.decode_ms.max(1) as f64;
@@ -89,17 +124,12 @@ pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
         told.scope,
         told.wall
     );
+    Ok(told)
+}
 
-    println!("\n-- receipts, verified offline from each side's own export");
-    let answered = told.node.clone();
-    verify_both(&trio, &answered, &told.job)?;
-    flipped_byte_fails(&trio.a, &told.job)?;
-
-    println!(
-        "\n-- the same kind of question twice: unbroken, then with the answering node killed (kill -9) in the middle"
-    );
+fn broken_answer(trio: &mut Trio, model: &Path) -> Result<()> {
     let unbroken = ask(&trio.a, STORY, STORY_TOKENS, |_, _| Ok(()))?;
-    let broken = with_a_kill(&mut trio)?;
+    let broken = with_a_kill(trio)?;
     println!(
         "   unbroken: {} tokens by {}",
         unbroken.tokens,
@@ -108,19 +138,14 @@ pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
     println!("{}", indent(&unbroken.text));
     println!(
         "   broken after {} tokens, {} attempts, longest silence {:.2} s, finished by {}",
-        broken.moved.unwrap_or_default(),
+        broken.moved.map_or(0, |seam| seam.tokens),
         broken.attempts,
         broken.longest_gap.as_secs_f64(),
         &broken.node[..8]
     );
     println!("{}", indent(&broken.text));
-    compare(&unbroken.text, &broken.text);
-    let finisher = broken.node.clone();
-    verify_both(&trio, &finisher, &broken.job)?;
-    println!(
-        "\nThe node that answers can read the prompt. Both halves of every receipt are kept on both sides."
-    );
-    Ok(())
+    compare(&unbroken, &broken, model)?;
+    verify_both(trio, &broken.node, &broken.job)
 }
 
 fn with_a_kill(trio: &mut Trio) -> Result<Told> {
@@ -212,7 +237,12 @@ fn take(told: &mut Told, event: &Value) -> Result<()> {
         Some("taken") => told.job = word("job"),
         Some("started") => told.node = word("node"),
         Some("text") => told.text.push_str(&word("text")),
-        Some("moved") => told.moved = event["after_tokens"].as_u64(),
+        Some("moved") => {
+            told.moved = Some(Seam {
+                tokens: event["after_tokens"].as_u64().unwrap_or_default(),
+                characters: told.text.chars().count(),
+            });
+        }
         Some("failed") => bail!("the job failed: {}", event["error"]),
         Some("finished") => {
             told.attempts = event["attempts"].as_u64().unwrap_or_default();
@@ -281,20 +311,37 @@ fn flipped_byte_fails(node: &Node, job: &str) -> Result<()> {
     }
 }
 
-fn compare(unbroken: &str, broken: &str) {
-    let same = unbroken
-        .chars()
-        .zip(broken.chars())
-        .take_while(|(left, right)| left == right)
-        .count();
-    if unbroken == broken {
+/// Two greedy answers to one question. They may part only where the model's best two tokens are a near-tie
+/// (PROTOCOL.md 3), before the seam as after it; whether they are is for the engine to say.
+fn compare(unbroken: &Told, broken: &Told, model: &Path) -> Result<()> {
+    if unbroken.text == broken.text {
         println!("   the two answers are equal, character for character");
+        return Ok(());
+    }
+    let same = shared(&unbroken.text, &broken.text);
+    let seam = broken.moved.map_or(0, |seam| seam.characters);
+    if same < seam {
+        println!(
+            "   the two answers part after {same} characters, {} before the seam:",
+            seam - same
+        );
     } else {
         println!(
-            "   the two answers are equal for {same} characters; a near-tie may fall the other way after a move,"
+            "   the two answers are equal up to the seam and {} characters on; prefill and decode round differently:",
+            same - seam
         );
-        println!("   because prefill and decode round differently");
     }
+    let pair = (STORY.to_owned(), unbroken.text.clone(), broken.text.clone());
+    near_tie::judge_seams(model, &[pair])
+        .context("the broken answer differs from the unbroken one, and no near-tie explains it")
+}
+
+/// Characters that two texts have in common from their start.
+fn shared(one: &str, other: &str) -> usize {
+    one.chars()
+        .zip(other.chars())
+        .take_while(|(left, right)| left == right)
+        .count()
 }
 
 fn show(told: &Told) {

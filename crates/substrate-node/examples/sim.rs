@@ -1,4 +1,5 @@
 //! Prints the simulator's figures: `cargo run -p substrate-node --features sim --example sim -- [seeds] [first seed]`.
+#![allow(clippy::disallowed_methods, reason = "a program, which has arguments")]
 
 use std::process::ExitCode;
 

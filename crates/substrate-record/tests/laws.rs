@@ -284,6 +284,7 @@ proptest! {
 }
 
 /// Any value the CBOR library can hold, floats, tags and unsorted maps included.
+#[allow(clippy::disallowed_types, reason = "a float is what must be refused")]
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         any::<u64>().prop_map(Value::from),

@@ -62,6 +62,7 @@ pub enum EngineError {
     Threw(&'static str),
 }
 
+// SAFETY: as guard.cpp declares it.
 unsafe extern "C" {
     fn substrate_guard(
         call: unsafe extern "C-unwind" fn(*mut c_void),
@@ -71,6 +72,7 @@ unsafe extern "C" {
 
 // The calls that can throw, declared again with an ABI that allows unwinding: the bindings'
 // plain "C" would make an exception undefined behaviour before it reaches guard.cpp.
+// SAFETY: the types are those of the bindings, which are made from llama.h.
 unsafe extern "C-unwind" {
     #[link_name = "llama_model_load_from_file"]
     fn model_load(path: *const c_char, params: sys::llama_model_params) -> *mut sys::llama_model;
@@ -110,8 +112,10 @@ fn guarded<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R, EngineE
         call: Option<F>,
         result: Option<R>,
     }
+    /// # Safety
+    /// `argument` is a `Slot<F, R>` that nobody else uses during the call.
     unsafe extern "C-unwind" fn run<F: FnOnce() -> R, R>(argument: *mut c_void) {
-        // SAFETY: `argument` is the `slot` below, alive and borrowed by nobody else during the call.
+        // SAFETY: the caller's promise; the one caller is guard.cpp, with the `slot` below.
         let slot = unsafe { &mut *argument.cast::<Slot<F, R>>() };
         if let Some(call) = slot.call.take() {
             slot.result = Some(call());
@@ -135,11 +139,13 @@ fn guarded<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R, EngineE
 static LOADING: AtomicBool = AtomicBool::new(false);
 static LOAD_ERROR: Mutex<String> = Mutex::new(String::new());
 
+/// # Safety
+/// `text` is null or a NUL-terminated string that lives for the call: llama.cpp's promise to its log callback.
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
     if level != sys::GGML_LOG_LEVEL_ERROR || !LOADING.load(Ordering::Relaxed) || text.is_null() {
         return;
     }
-    // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
+    // SAFETY: not null, and then the caller's promise.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if let Ok(mut kept) = LOAD_ERROR.lock() {
         let room = MAX_LOAD_ERROR.saturating_sub(kept.len());

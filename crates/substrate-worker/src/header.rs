@@ -3,8 +3,8 @@
 //! It checks what a file says about its own sizes (counts, lengths, dimensions, offsets) against
 //! the bytes that are there, and keeps the few facts worth showing.
 //!
-//! Invariant: total and bounded: any bytes give a [`Header`] or an error with its offset, memory
-//! stays below [`MAX_TEXT`] per kept value, and work is linear in the file's header.
+//! Invariant: total and bounded: any bytes give a [`Header`] or an error with its offset, a kept value is
+//! no longer than [`MAX_TEXT`] and there are no more than a score of them, and work is linear in the header.
 //! Absent by design: tensor data, and any judgement of the architecture, which is llama.cpp's.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ const MAX_ENTRIES: u64 = 100_000;
 const MAX_TEXT: u64 = 256 * 1024;
 /// The longest key; the specification says 65,535.
 const MAX_KEY: u64 = 65_535;
+/// Context lengths kept until the architecture is known, each under its key. Files have one, or a second for a projector.
+const MAX_LENGTHS: usize = 8;
 /// ggml's limit on tensor names and dimensions.
 const MAX_TENSOR_NAME: u64 = 63;
 const MAX_DIMENSIONS: u32 = 4;
@@ -99,7 +101,8 @@ pub fn read(file: impl Read + Seek, tensor_type: TensorType) -> Result<Header, H
 #[derive(Default)]
 struct Values {
     texts: BTreeMap<String, String>,
-    numbers: BTreeMap<String, u64>,
+    lengths: BTreeMap<String, u64>,
+    file_type: Option<u32>,
     alignment: Option<u64>,
     n_vocab: u64,
 }
@@ -112,13 +115,12 @@ impl Values {
         };
         let arch = self.texts.remove("general.architecture");
         let arch = arch.ok_or_else(|| missing("general.architecture"))?;
-        let n_ctx_train = self.numbers.get(&format!("{arch}.context_length")).copied();
-        let file_type = self.numbers.get("general.file_type");
+        let n_ctx_train = self.lengths.get(&format!("{arch}.context_length")).copied();
         Ok(Header {
             name: self.texts.remove("general.name"),
             licence: self.texts.remove("general.license"),
             template: self.texts.remove("tokenizer.chat_template"),
-            file_type: file_type.and_then(|&n| u32::try_from(n).ok()),
+            file_type: self.file_type,
             n_ctx_train: n_ctx_train.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             n_vocab: u32::try_from(self.n_vocab).unwrap_or(u32::MAX),
             n_params: 0,
@@ -269,8 +271,13 @@ impl<R: Read + Seek> Reader<R> {
             }
             values.alignment = Some(number);
         }
-        if key == "general.file_type" || key.ends_with(".context_length") {
-            values.numbers.insert(key, number);
+        if key == "general.file_type" {
+            values.file_type = u32::try_from(number).ok();
+        } else if key.ends_with(".context_length") {
+            values.lengths.insert(key, number);
+            if values.lengths.len() > MAX_LENGTHS {
+                return self.fail(Fault::Bad("number of context lengths"));
+            }
         }
         Ok(())
     }
@@ -383,4 +390,5 @@ fn scalar_width(kind: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "header/tests.rs"] // The fuzz target includes this file from elsewhere.
 mod tests;

@@ -1,5 +1,5 @@
 //! The same as llama.cpp: renderings, token ids, greedy answers. Golden files are made by
-//! `golden/make.py` from llama.cpp's own server.
+//! `golden/make.py` from llama.cpp's own server, which says of which revision.
 
 mod support;
 
@@ -8,7 +8,11 @@ use substrate_sandbox::wire::{Input, Message};
 use substrate_worker::ffi::Model;
 use substrate_worker::near_tie::{MEASURED_P999, NEAR_TIE, gap_shifts, percentile};
 use substrate_worker::template::Template;
-use support::{engine, engine_with, greedy, job, model, run};
+use support::{Answer, engine, engine_with, greedy, job, model, run};
+
+/// Finish codes of the receipt.
+const FINISH_STOP: u8 = 1;
+const FINISH_LENGTH: u8 = 2;
 
 /// Nobody asked for less: half of the answers must be equal to the last token.
 const LEAST_EQUAL_SHARE: f64 = 0.5;
@@ -48,6 +52,24 @@ fn ids_of(json: &Json) -> Vec<u32> {
                 .expect("an id")
         })
         .collect()
+}
+
+/// `0.6.0-dev` is a nightly of 0.6.0.
+fn base(version: &str) -> &str {
+    version.split('-').next().unwrap_or(version)
+}
+
+#[test]
+fn the_golden_files_are_of_the_llama_cpp_that_is_linked() {
+    let path = format!("{}/tests/golden/made_by.json", env!("CARGO_MANIFEST_DIR"));
+    let made_by = std::fs::read(path).expect("a golden file");
+    let made_by: Json = serde_json::from_slice(&made_by).expect("golden JSON");
+    let linked = substrate_worker::ffi::version();
+    assert_eq!(
+        base(text_of(&made_by, "llama.cpp")),
+        base(&linked),
+        "run golden/make.py with a wheel of the linked version"
+    );
 }
 
 #[test]
@@ -100,6 +122,73 @@ fn token_ids_are_llama_cpps() {
     }
 }
 
+/// Tokens that `golden/make.py` asked for.
+const GOLDEN_TOKENS: u32 = 40;
+
+/// How an answer stands to llama.cpp's.
+#[derive(Debug, PartialEq)]
+enum Parity {
+    /// The same ids to the last, ended for the same reason.
+    Equal,
+    /// The first difference is at this position, where the best two were this far apart.
+    Tie(usize, f64),
+    /// What no rounding explains, from this position on.
+    Wrong(usize),
+}
+
+/// `stop` is the server's word: `eos` or `limit`. Its ids include the one that ends the generation, as ours do.
+fn parity(expected: &[u32], stop: &str, answer: &Answer) -> Parity {
+    let finish = match stop {
+        "eos" => FINISH_STOP,
+        "limit" => FINISH_LENGTH,
+        other => panic!("golden answers end by eos or limit, not {other}"),
+    };
+    let ids = &answer.ids;
+    let shared = expected.iter().zip(ids).take_while(|(a, b)| a == b).count();
+    if shared == expected.len() && shared == ids.len() {
+        return if answer.finish == finish {
+            Parity::Equal
+        } else {
+            Parity::Wrong(shared)
+        };
+    }
+    match answer.gaps.get(shared) {
+        // Where either side has no token to compare, no near-tie can be the reason.
+        Some(&gap) if shared < expected.len() && gap <= NEAR_TIE => Parity::Tie(shared, gap),
+        _ => Parity::Wrong(shared),
+    }
+}
+
+#[test]
+fn an_answer_that_is_short_long_or_ended_otherwise_is_not_equal() {
+    let answer = |ids: &[u32], finish| Answer {
+        ids: ids.to_vec(),
+        gaps: vec![0.0; ids.len()],
+        finish,
+        ..Answer::default()
+    };
+    let of = |stop, answer| parity(&[5, 6, 2], stop, &answer);
+    assert_eq!(of("eos", answer(&[5, 6, 2], FINISH_STOP)), Parity::Equal);
+    assert_eq!(
+        of("eos", answer(&[5, 6, 2], FINISH_LENGTH)),
+        Parity::Wrong(3)
+    );
+    assert_eq!(
+        of("limit", answer(&[5, 6, 2], FINISH_STOP)),
+        Parity::Wrong(3)
+    );
+    assert_eq!(of("eos", answer(&[], FINISH_STOP)), Parity::Wrong(0));
+    assert_eq!(of("eos", answer(&[5, 6], FINISH_STOP)), Parity::Wrong(2));
+    assert_eq!(
+        of("eos", answer(&[5, 6, 2, 7], FINISH_STOP)),
+        Parity::Wrong(3)
+    );
+    assert_eq!(of("eos", answer(&[5, 7], FINISH_STOP)), Parity::Tie(1, 0.0));
+    let mut far = answer(&[5, 7, 2], FINISH_STOP);
+    far.gaps[1] = NEAR_TIE + 0.1;
+    assert_eq!(of("eos", far), Parity::Wrong(1));
+}
+
 /// Both sides with plain attention: fused attention rounds differently in every build.
 #[test]
 fn greedy_answers_are_llama_cpps_up_to_near_ties() {
@@ -109,16 +198,16 @@ fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let (mut equal, mut ties, mut wrong) = (0, Vec::new(), Vec::new());
     for (index, case) in cases.iter().enumerate() {
         let expected = ids_of(&case["ids"]);
+        assert!(!expected.is_empty(), "golden answer {index} is empty");
         let input = Input::chat(messages(&case["messages"]));
         let answer = run(
             &mut engine,
-            &job(index as u64, &input, greedy(), expected.len() as u32),
+            &job(index as u64, &input, greedy(), GOLDEN_TOKENS),
         );
-        // llama.cpp's server does not list the id that ends a generation.
-        match expected.iter().zip(&answer.ids).position(|(a, b)| a != b) {
-            None => equal += 1,
-            Some(at) if answer.gaps[at] <= NEAR_TIE => ties.push((index, at, answer.gaps[at])),
-            Some(at) => wrong.push((index, at, answer.gaps[at], answer.text())),
+        match parity(&expected, text_of(case, "stop"), &answer) {
+            Parity::Equal => equal += 1,
+            Parity::Tie(at, gap) => ties.push((index, at, gap)),
+            Parity::Wrong(at) => wrong.push((index, at, answer.finish, answer.text())),
         }
     }
     let share = f64::from(equal) / cases.len() as f64;

@@ -37,9 +37,16 @@ fn a_killed_worker_says_so_as_often_as_asked() {
 
 #[test]
 fn a_worker_outlives_the_thread_that_asked_for_it() {
-    let mut worker = thread::spawn(|| spawn(spec())).join().unwrap();
-    // The kernel's signal at a thread's death is immediate; this is generous.
-    thread::sleep(Duration::from_millis(200));
+    let asker = thread::spawn(|| {
+        // SAFETY: gettid has no arguments and cannot fail.
+        let thread = unsafe { libc::gettid() };
+        (spawn(spec()), thread)
+    });
+    let (mut worker, thread) = asker.join().unwrap();
+    // `join` returns a little before the thread is gone. The kernel signals the children of a thread
+    // before it takes the thread out of this list, and a worker under SIGKILL answers nothing.
+    let task = format!("/proc/self/task/{thread}");
+    until("the thread is gone", || !Path::new(&task).exists());
     assert_eq!(worker.try_wait().unwrap(), None);
     assert_eq!(order(&mut worker, 2, "hello").0, "hello");
 }
@@ -78,11 +85,7 @@ fn a_worker_dies_with_its_daemon() {
     // SIGKILL: the daemon has no chance to tidy up.
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    let start = Instant::now();
-    while alive(&worker) {
-        assert!(start.elapsed() < PATIENCE, "worker {worker} lives on");
-        thread::sleep(Duration::from_millis(5));
-    }
+    until("the worker is gone", || !alive(&worker));
 }
 
 /// The daemon of the test above; does nothing in an ordinary run.
@@ -97,6 +100,18 @@ fn plays_the_daemon() {
     assert_eq!(answer, "waiting");
     println!("worker={}", worker.pid());
     thread::sleep(PATIENCE);
+}
+
+/// Looks until it holds.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Whether a process runs; one that nobody has reaped yet does not.

@@ -35,8 +35,10 @@ impl Interrupt {
     }
 }
 
+/// # Safety
+/// `data` is the flag of the context's [`Interrupt`], which lives as long as the context.
 unsafe extern "C" fn on_abort_poll(data: *mut c_void) -> bool {
-    // SAFETY: `data` is the AtomicBool of the context's interrupt, kept alive by the context.
+    // SAFETY: the caller's promise: llama.cpp hands back what the context was made with.
     unsafe { &*data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }
 

@@ -209,6 +209,22 @@ fn lies_are_named_with_their_place() {
     }
 }
 
+#[test]
+fn keys_that_are_kept_are_few() {
+    let lengths = |count: u32| {
+        let gguf = Gguf::new(0, u64::from(count) + 1).entry_text("general.architecture", "llama");
+        let gguf = (0..count).fold(gguf, |gguf, n| {
+            gguf.entry_u32(&format!("{n}.context_length"), n)
+        });
+        gguf.data(0)
+    };
+    assert!(lengths(8).read().is_ok());
+    assert_eq!(
+        lengths(9).refusal(),
+        "bad number of context lengths at byte 357"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 

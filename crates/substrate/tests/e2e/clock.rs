@@ -2,19 +2,16 @@
 
 use anyhow::{Context, Result};
 use xtask::node::Scratch;
+use xtask::packages::libfaketime;
 use xtask::stream::complete;
 use xtask::trio::{Holders, MODEL, Trio, test_bin, test_model};
 
-/// Debian's libfaketime, which moves a program's wall clock and leaves its monotonic clock alone.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const TWO_DAYS_MS: i64 = 2 * 24 * 60 * 60 * 1000;
 
 #[test]
 fn jobs_run_and_the_skew_is_shown_with_a_clock_two_days_off() -> Result<()> {
-    assert!(
-        std::path::Path::new(FAKETIME).exists(),
-        "{FAKETIME} is missing: apt-get install faketime"
-    );
+    let faketime = libfaketime().context("libfaketime is missing: apt-get install faketime")?;
+    let faketime = faketime.to_str().context("a path in UTF-8")?;
     let scratch = Scratch::new("clock")?;
     let trio = Trio::start_with(
         &test_bin(),
@@ -23,7 +20,7 @@ fn jobs_run_and_the_skew_is_shown_with_a_clock_two_days_off() -> Result<()> {
         Holders::Guests,
         |node| match node.name.as_str() {
             "b" | "c" => node
-                .with_env("LD_PRELOAD", FAKETIME)
+                .with_env("LD_PRELOAD", faketime)
                 .with_env("FAKETIME", "+2d")
                 .with_env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             _ => node,

@@ -4,22 +4,21 @@
 //!
 //! Absent by design: accounts and tokens.
 
+mod listing;
+
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
-use serde::Deserialize;
 use substrate_record::ContentHash;
 
 use super::{PullError, PullSettings, Source};
+use listing::{Listing, escape, is_gguf};
 
 /// The longest list of files read. The largest repositories have some thousand.
 const MAX_LISTING: usize = 4 << 20;
 
 /// Redirects followed for bytes: hub to store.
 const MAX_REDIRECTS: usize = 5;
-
-/// What `latest` means, in order, as Ollama chooses.
-const PREFERRED: [&str; 4] = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q8_0"];
 
 /// A file at the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,18 +41,6 @@ pub(super) struct Hub {
     /// Fetches bytes.
     fetching: Client,
     stall: std::time::Duration,
-}
-
-#[derive(Deserialize)]
-struct Listing {
-    #[serde(default)]
-    siblings: Vec<Sibling>,
-    sha: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
 }
 
 impl Hub {
@@ -84,30 +71,21 @@ impl Hub {
             });
         };
         let listing = self.listing(&repo).await?;
-        let files: Vec<String> = listing
-            .siblings
-            .into_iter()
-            .map(|sibling| sibling.rfilename)
-            .collect();
-        let file = choose(&files, quant).ok_or_else(|| PullError::NoQuant {
+        let file = listing.choose(quant).ok_or_else(|| PullError::NoQuant {
             repo: repo.clone(),
             quant: quant.unwrap_or("latest").to_owned(),
-            offered: files
-                .iter()
+            offered: listing
+                .files()
                 .filter(|file| is_gguf(file))
                 .take(24)
-                .cloned()
+                .map(str::to_owned)
                 .collect(),
         })?;
-        let commit = listing
-            .sha
-            .filter(|sha| sha.len() <= 64 && sha.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let revision = commit.as_deref().unwrap_or("main");
-        let path: Vec<String> = file.split('/').map(escape).collect();
+        let revision = listing.commit().unwrap_or("main");
         let url = format!(
             "{}/{repo}/resolve/{revision}/{}",
             self.endpoint,
-            path.join("/")
+            escape(file)
         );
         let (digest, size) = self.head(&url, &repo).await?;
         Ok(Remote {
@@ -156,7 +134,7 @@ impl Hub {
             }
             body.extend_from_slice(&chunk);
         }
-        serde_json::from_slice(&body).map_err(|error| PullError::Nonsense {
+        Listing::parse(&body).map_err(|error| PullError::Nonsense {
             url,
             why: error.to_string(),
         })
@@ -227,53 +205,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn is_gguf(file: &str) -> bool {
-    let lower = file.to_ascii_lowercase();
-    lower.ends_with(".gguf") && !lower.contains("mmproj") && !lower.contains("-of-0")
-}
-
-/// The file of a quantisation; without one the usual choice, or the only file there is.
-fn choose(files: &[String], quant: Option<&str>) -> Option<String> {
-    let models: Vec<&String> = files.iter().filter(|file| is_gguf(file)).collect();
-    let of = |quant: &str| {
-        models
-            .iter()
-            .find(|file| bears(file, quant))
-            .map(|file| (*file).clone())
-    };
-    match quant {
-        Some(quant) => of(quant),
-        None => PREFERRED
-            .into_iter()
-            .find_map(of)
-            .or_else(|| models.first().map(|file| (*file).clone())),
-    }
-}
-
-/// Whether a file's name ends in the quantisation, set apart: `x-Q4_1.gguf`, `x.Q4_1.gguf`, `Q4_1/x.gguf`.
-fn bears(file: &str, quant: &str) -> bool {
-    let stem = file.to_ascii_lowercase();
-    let stem = stem.strip_suffix(".gguf").unwrap_or(&stem);
-    let quant = quant.to_ascii_lowercase();
-    stem.strip_suffix(&quant)
-        .is_some_and(|before| before.is_empty() || before.ends_with(['-', '.', '_', '/']))
-        || stem.split('/').rev().skip(1).any(|folder| folder == quant)
-}
-
-/// A part of a path as it stands in a URL.
-fn escape(part: &str) -> String {
-    let mut escaped = String::with_capacity(part.len());
-    for byte in part.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                escaped.push(char::from(byte))
-            }
-            other => escaped.push_str(&format!("%{other:02X}")),
-        }
-    }
-    escaped
-}
-
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
@@ -286,36 +217,4 @@ fn digest(headers: &HeaderMap, name: &str) -> Option<ContentHash> {
         .trim_matches('"')
         .parse()
         .ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_of_a_quantisation_is_found() {
-        let files: Vec<String> = [
-            "README.md",
-            "m.Q4_1.gguf",
-            "m-IQ4_1.gguf",
-            "m-Q4_K_M.gguf",
-            "mmproj-Q4_1.gguf",
-            "Q8_0/m.gguf",
-            "m-F16-00001-of-00002.gguf",
-        ]
-        .map(String::from)
-        .to_vec();
-        let of = |quant| choose(&files, quant);
-        assert_eq!(of(Some("q4_1")).as_deref(), Some("m.Q4_1.gguf"));
-        assert_eq!(of(Some("IQ4_1")).as_deref(), Some("m-IQ4_1.gguf"));
-        assert_eq!(of(Some("Q8_0")).as_deref(), Some("Q8_0/m.gguf"));
-        assert_eq!(of(None).as_deref(), Some("m-Q4_K_M.gguf"));
-        assert_eq!(of(Some("F16")), None, "a split model is not one file");
-        assert_eq!(choose(&[], None), None);
-    }
-
-    #[test]
-    fn names_are_escaped() {
-        assert_eq!(escape("a b?#%.gguf"), "a%20b%3F%23%25.gguf");
-    }
 }
