@@ -18,6 +18,7 @@
 //!         slots: 2,
 //!         walls: vec![WallTier::Basic],
 //!         isolated: false,
+//!         own_list: substrate_node::limits::OWN_LIST,
 //!     },
 //!     42,
 //! );

@@ -39,7 +39,8 @@ pub const NEWS_INTERVAL_MS: u64 = 2_000;
 /// A waiting job is told of changes at most this often; a queue of a thousand would otherwise make a million reports.
 pub const NEWS_FLOOR_MS: u64 = 250;
 
-/// Jobs of this daemon's own clients, waiting or running (DESIGN.md 5: only the own full list refuses a client).
+/// The most jobs of this daemon's own clients, waiting or running (DESIGN.md 5: only the own full list refuses a
+/// client). The owner may want fewer.
 pub const OWN_LIST: usize = 1_024;
 
 /// What a client refused by a full list is told to wait: one round of news.

@@ -29,6 +29,8 @@ pub struct Config {
     pub walls: Vec<WallTier>,
     /// It can give a job a fresh worker of its own.
     pub isolated: bool,
+    /// Jobs of its own clients it keeps, waiting or running; at most [`crate::limits::OWN_LIST`].
+    pub own_list: usize,
 }
 
 /// The state machine of one node.

@@ -153,12 +153,22 @@ pub struct LendingTerms {
     pub widest: Scope,
     /// Slots others may fill at once, at most the configured ones.
     pub slots: u32,
-    /// Keys the owner refuses.
+    /// The only keys the owner lends to; empty = anybody of the scope.
+    pub only_nodes: Vec<NodeId>,
+    /// Keys the owner refuses, also if they are among the only ones.
     pub refused_nodes: Vec<NodeId>,
     /// Entries the owner refuses to run for others.
     pub refused_entries: Vec<RecordId>,
     /// Job kinds the owner refuses to run for others.
     pub refused_kinds: Vec<JobKind>,
+}
+
+impl LendingTerms {
+    /// Whether the owner lends to this key at all.
+    pub fn admits(&self, node: &NodeId) -> bool {
+        let listed = self.only_nodes.is_empty() || self.only_nodes.contains(node);
+        listed && !self.refused_nodes.contains(node)
+    }
 }
 
 /// To whom a Capability goes.

@@ -12,18 +12,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use substrate_node::limits::OWN_LIST;
 use substrate_record::NodeId;
 use subtle::ConstantTimeEq;
 
 use crate::files::FileError;
 use crate::home::Home;
+use crate::models::names::ModelName;
 
 mod edit;
 mod environment;
 mod place;
 mod values;
 
-pub use edit::{ApiSecret, LendingChange, add_api_key, remove_api_key, set_lending};
+pub use edit::{ApiSecret, KeyGrant, LendingChange, add_api_key, remove_api_key, set_lending};
 pub use values::{ByteSize, Hours, KeepAlive, ScopeName};
 
 /// Settings are read whole into memory; a larger file is not a settings file.
@@ -51,9 +53,9 @@ pub struct Config {
 pub struct Lending {
     /// Whether at all.
     pub when: When,
-    /// Cores lent; `None` = all but one.
+    /// Cores the engine uses at most, for the owner's own jobs too; `None` = all that are free.
     pub cores: Option<u32>,
-    /// Memory lent; `None` = what the fit rule allows.
+    /// Memory one worker may map, for the owner's own jobs too; `None` = the machine's. Read at the start.
     pub memory: Option<ByteSize>,
     /// Models lent, by name; empty = all.
     pub models: Vec<String>,
@@ -63,6 +65,31 @@ pub struct Lending {
     pub hours: Option<Hours>,
     /// Who may ask.
     pub requesters: Requesters,
+}
+
+impl Lending {
+    /// Whether the list of models lets this one be lent.
+    pub fn lends(&self, model: &ModelName) -> bool {
+        self.models.is_empty() || self.models.iter().any(|listed| is_name(listed, model))
+    }
+
+    /// What is on the list of models and means none of those held.
+    pub fn unknown_models<'a>(
+        &self,
+        held: impl Iterator<Item = &'a ModelName> + Clone,
+    ) -> Vec<&str> {
+        let listed = self.models.iter().map(String::as_str);
+        listed
+            .filter(|listed| !held.clone().any(|held| is_name(listed, held)))
+            .collect()
+    }
+}
+
+/// As everywhere else, case and the usual tag do not matter.
+fn is_name(listed: &str, model: &ModelName) -> bool {
+    listed
+        .parse::<ModelName>()
+        .is_ok_and(|listed| listed == *model)
 }
 
 /// When this machine works for others.
@@ -100,26 +127,23 @@ pub struct Requesters {
     pub deny: Vec<NodeId>,
 }
 
-impl Requesters {
-    /// Whether this key may ask at all.
-    pub fn admit(&self, node: &NodeId) -> bool {
-        !self.deny.contains(node) && (self.allow.is_empty() || self.allow.contains(node))
-    }
-}
-
 /// The HTTP listener. A bind that is not loopback is refused by the daemon unless a key exists.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Addresses; `["127.0.0.1:11535"]`, add `127.0.0.1:11434` to stand in for Ollama.
     pub listen: Vec<SocketAddr>,
+    /// Host names it answers to beside loopback's and its own address, such as `box.lan`.
+    #[serde(deserialize_with = "values::host_names")]
+    pub names: Vec<String>,
     /// Browser origins allowed beside the machine's own.
     pub origins: Vec<String>,
     /// The widest scope a job without an own wish gets.
     pub default_scope: ScopeName,
     /// Keys of remote callers.
     pub keys: Vec<ApiKey>,
-    /// Jobs that may wait here before a client is told to come back.
+    /// Jobs of this machine's clients, waiting or running, before the next is told to come back; 1 to 1024.
+    #[serde(deserialize_with = "values::max_queue")]
     pub max_queue: u32,
 }
 
@@ -192,13 +216,14 @@ pub enum PromptLogging {
 /// Port of the HTTP listener, one above Ollama's 11434 and its proxy's.
 pub const API_PORT: u16 = 11535;
 
-/// Jobs of this node's clients that may wait (DESIGN: its own full list).
-const MAX_QUEUE: u32 = 1024;
+/// Jobs of this node's clients that it keeps, unless its owner wants fewer: the longest list a node has (DESIGN 5).
+const MAX_QUEUE: u32 = OWN_LIST as u32;
 
 impl Default for Api {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], API_PORT))],
+            names: Vec::new(),
             origins: Vec::new(),
             default_scope: ScopeName::Circle,
             keys: Vec::new(),

@@ -65,8 +65,8 @@ pub struct DaemonOptions {
     pub listen: Vec<String>,
     /// Peers to dial, besides the settings'.
     pub peers: Vec<String>,
-    /// Address of the HTTP listener, instead of the settings'.
-    pub api: Option<SocketAddr>,
+    /// Addresses of the HTTP listeners, instead of the settings'.
+    pub api: Vec<SocketAddr>,
 }
 
 /// A reader of model headers behind the wall, for imports without a daemon.
@@ -210,11 +210,13 @@ async fn listeners(
     config: &Config,
     keys: &ApiKeys,
 ) -> anyhow::Result<Vec<(TcpListener, SocketAddr)>> {
-    let addrs = options
-        .api
-        .map_or_else(|| config.api.listen.clone(), |api| vec![api]);
+    let addrs = if options.api.is_empty() {
+        &config.api.listen
+    } else {
+        &options.api
+    };
     let mut listeners = Vec::with_capacity(addrs.len());
-    for addr in addrs {
+    for addr in addrs.iter().copied() {
         ListenerPolicy::check(addr, keys)?;
         let listener = TcpListener::bind(addr).await.with_context(|| {
             format!("cannot listen on {addr}\nhint: another program uses the port; choose one with `--api 127.0.0.1:PORT`")
@@ -248,13 +250,18 @@ fn http_state(
     HttpState {
         door: door.clone(),
         keys: keys.clone(),
-        policy: ListenerPolicy {
-            bound,
-            keyless: config.api.default_scope.into(),
-            names: Arc::from(Vec::new()),
-            origins: config.api.origins.clone().into(),
-        },
+        policy: policy(config, bound),
         models: Arc::new(actions::DeskActions::new(door.clone(), desk)),
+    }
+}
+
+/// What the settings let a listener answer to.
+fn policy(config: &Config, bound: SocketAddr) -> ListenerPolicy {
+    ListenerPolicy {
+        bound,
+        keyless: config.api.default_scope.into(),
+        names: config.api.names.clone().into(),
+        origins: config.api.origins.clone().into(),
     }
 }
 
@@ -275,4 +282,18 @@ fn watch_signals(stop: CancellationToken) {
         tracing::info!("stopping: running answers finish or are handed over");
         stop.cancel();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_answers_to_the_names_of_the_settings() {
+        let text = "[api]\nnames = ['box.lan']\norigins = ['https://chat.example']\n";
+        let config = Config::parse(text, std::path::Path::new("config.toml")).unwrap();
+        let policy = policy(&config, SocketAddr::from(([127, 0, 0, 1], 11535)));
+        assert_eq!(*policy.names, ["box.lan"]);
+        assert_eq!(*policy.origins, ["https://chat.example"]);
+    }
 }

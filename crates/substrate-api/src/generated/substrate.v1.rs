@@ -1120,6 +1120,44 @@ pub struct InviteReply {
     pub code: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvitesRequest {}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InvitesReply {
+    /// Those that are neither used nor over.
+    #[prost(message, repeated, tag = "1")]
+    pub invites: ::prost::alloc::vec::Vec<OpenInvite>,
+}
+/// An invite that somebody may still use.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenInvite {
+    /// The hash of its secret, 32 bytes. The secret itself is in the code alone.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    /// Name of the circle the guest enters; empty = none.
+    #[prost(string, tag = "2")]
+    pub circle: ::prost::alloc::string::String,
+    /// When it ends, Unix milliseconds of this machine's clock.
+    #[prost(uint64, tag = "3")]
+    pub expires_ms: u64,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeInviteRequest {
+    /// The invite's id, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeInviteReply {
+    /// Whether it was there.
+    #[prost(bool, tag = "1")]
+    pub found: bool,
+}
+#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
     /// The code, as pasted.
@@ -1155,7 +1193,7 @@ pub struct NetworkReply {
     /// Members named at its founding, 32 bytes each.
     #[prost(bytes = "vec", repeated, tag = "5")]
     pub members: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// Invites that were made here and not used yet.
+    /// Invites that were made here and may still be used.
     #[prost(uint32, tag = "6")]
     pub open_invites: u32,
 }
@@ -1979,6 +2017,53 @@ pub mod owner_client {
             req.extensions_mut().insert(GrpcMethod::new("substrate.v1.Owner", "Invite"));
             self.inner.unary(req, path, codec).await
         }
+        /// Invites that may still be used.
+        pub async fn invites(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InvitesRequest>,
+        ) -> std::result::Result<tonic::Response<super::InvitesReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/substrate.v1.Owner/Invites",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("substrate.v1.Owner", "Invites"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes an invite back before it is used.
+        pub async fn revoke_invite(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeInviteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeInviteReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/substrate.v1.Owner/RevokeInvite",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("substrate.v1.Owner", "RevokeInvite"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Joins the network, and the circle, of an invite.
         pub async fn join(
             &mut self,
@@ -2258,6 +2343,19 @@ pub mod owner_server {
             &self,
             request: tonic::Request<super::InviteRequest>,
         ) -> std::result::Result<tonic::Response<super::InviteReply>, tonic::Status>;
+        /// Invites that may still be used.
+        async fn invites(
+            &self,
+            request: tonic::Request<super::InvitesRequest>,
+        ) -> std::result::Result<tonic::Response<super::InvitesReply>, tonic::Status>;
+        /// Takes an invite back before it is used.
+        async fn revoke_invite(
+            &self,
+            request: tonic::Request<super::RevokeInviteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeInviteReply>,
+            tonic::Status,
+        >;
         /// Joins the network, and the circle, of an invite.
         async fn join(
             &self,
@@ -3186,6 +3284,94 @@ pub mod owner_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InviteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/substrate.v1.Owner/Invites" => {
+                    #[allow(non_camel_case_types)]
+                    struct InvitesSvc<T: Owner>(pub Arc<T>);
+                    impl<T: Owner> tonic::server::UnaryService<super::InvitesRequest>
+                    for InvitesSvc<T> {
+                        type Response = super::InvitesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InvitesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Owner>::invites(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InvitesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/substrate.v1.Owner/RevokeInvite" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeInviteSvc<T: Owner>(pub Arc<T>);
+                    impl<
+                        T: Owner,
+                    > tonic::server::UnaryService<super::RevokeInviteRequest>
+                    for RevokeInviteSvc<T> {
+                        type Response = super::RevokeInviteReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeInviteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Owner>::revoke_invite(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeInviteSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

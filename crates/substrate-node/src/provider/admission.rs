@@ -61,7 +61,7 @@ pub(crate) fn permitted(world: &World, from: NodeId, terms: &Terms) -> Result<()
     if lent.widest < needed {
         return Err(Refusal::LendingOff);
     }
-    let refused = lent.refused_nodes.contains(&from)
+    let refused = !lent.admits(&from)
         || lent.refused_entries.contains(&terms.entry)
         || lent.refused_kinds.contains(&terms.kind);
     if refused {

@@ -69,7 +69,7 @@ impl Requester {
 
     /// The scope to sign, or why the job cannot be taken.
     fn admit(&self, step: &Step<'_>, want: &Want) -> Result<substrate_record::Scope, JobFailure> {
-        if self.jobs.len() >= OWN_LIST {
+        if self.jobs.len() >= step.world.config.own_list.min(OWN_LIST) {
             let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
             return Err(JobFailure::ListFull {
                 waiting,

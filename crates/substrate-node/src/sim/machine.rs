@@ -12,6 +12,7 @@ use substrate_record::{
 };
 
 use crate::event::Event;
+use crate::limits::OWN_LIST;
 use crate::node::{Config, Node};
 use crate::terms::{AttemptId, Lending, LendingTerms, OwnModel, Timestamp};
 
@@ -82,6 +83,7 @@ impl Machine {
             slots: SLOTS,
             walls: vec![WallTier::Basic],
             isolated: false,
+            own_list: OWN_LIST,
         };
         self.node = Some(Node::new(config, seed));
         self.wake = None;
@@ -131,6 +133,7 @@ impl Machine {
         let lending = Lending::On(LendingTerms {
             widest: Scope::Commons,
             slots: SLOTS,
+            only_nodes: Vec::new(),
             refused_nodes: Vec::new(),
             refused_entries: Vec::new(),
             refused_kinds: Vec::new(),

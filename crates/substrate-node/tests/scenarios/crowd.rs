@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use substrate_node::limits::OWN_LIST;
 use substrate_node::{
     Action, AttemptId, ClientId, Config, Event, JobFailure, Lending, LendingTerms, Node, OwnModel,
     Terms, Timestamp, Want,
@@ -28,12 +29,18 @@ struct Shop {
 
 impl Shop {
     fn new(slots: u32) -> Self {
+        Self::keeping(slots, OWN_LIST)
+    }
+
+    /// With a list of its own length.
+    fn keeping(slots: u32, own_list: usize) -> Self {
         let config = Config {
             own: id('O'),
             session: SessionNonce::from_bytes([1; 16]),
             slots,
             walls: vec![WallTier::Basic],
             isolated: false,
+            own_list,
         };
         let mut shop = Self {
             node: Node::new(config, 3),
@@ -222,6 +229,23 @@ fn a_list_of_a_thousand_jobs_does_not_starve_the_client_who_comes_last() {
 }
 
 #[test]
+fn an_owner_who_wants_a_shorter_list_gets_it() {
+    let mut shop = Shop::keeping(1, 3);
+    for n in 0..4 {
+        shop.submit(n, n, 10);
+    }
+    assert_eq!(
+        shop.refused,
+        [JobFailure::ListFull {
+            waiting: 3,
+            retry_after_ms: 2_000
+        }]
+    );
+    shop.work();
+    assert_eq!(shop.finished.len(), 3);
+}
+
+#[test]
 fn one_job_more_than_the_list_holds_is_refused_with_a_time_to_come_back() {
     let mut shop = Shop::new(1);
     for n in 0..1_025 {
@@ -266,6 +290,7 @@ fn a_million_manifests_leave_a_bounded_memory_and_ask_for_one_new_session() {
     let lent = LendingTerms {
         widest: Scope::Commons,
         slots: 1,
+        only_nodes: Vec::new(),
         refused_nodes: Vec::new(),
         refused_entries: Vec::new(),
         refused_kinds: Vec::new(),

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use expect_test::Expect;
 use substrate_ledger::registry::Standing;
+use substrate_node::limits::OWN_LIST;
 use substrate_node::{
     Action, AttemptId, Audience, ClientId, Config, Event, Lending, LendingTerms, Node, OwnModel,
     Placement, QueueNews, Refusal, Terms, Timestamp, Want, WorkFailure,
@@ -46,6 +47,7 @@ impl Table {
             slots,
             walls: vec![WallTier::Basic],
             isolated: false,
+            own_list: OWN_LIST,
         };
         let mut table = Self {
             node: Node::new(config, 7),
@@ -491,11 +493,15 @@ pub fn want(scope: &str, options: &[&str]) -> Want {
 }
 
 fn lending(scope: &str, slots: &str, rest: &[&str]) -> Lending {
-    let refused = |word: &&&str| word.strip_prefix("not=").map(node);
+    let named = |mark: &str| {
+        let nodes = rest.iter().filter_map(|word| word.strip_prefix(mark));
+        nodes.map(node).collect()
+    };
     Lending::On(LendingTerms {
         widest: scope_of(scope),
         slots: slots.parse().expect("slots"),
-        refused_nodes: rest.iter().filter_map(|word| refused(&word)).collect(),
+        only_nodes: named("only="),
+        refused_nodes: named("not="),
         refused_entries: Vec::new(),
         refused_kinds: Vec::new(),
     })

@@ -137,6 +137,39 @@ fn what_is_not_held_not_walled_or_not_wanted_is_refused() {
 }
 
 #[test]
+fn an_owner_who_lists_requesters_lends_to_no_other() {
+    check(
+        "own m
+        lend commons 2 only=C only=S only=T not=T
+        offer S j1#1 commons
+        from S j1#1 input
+        offer U j2#1 commons
+        offer T j3#1 commons
+        offer D j4#1 circle
+        offer C j5#1 circle
+        lend commons 2 only=C",
+        expect![[r#"
+            own m
+            lend commons 2 only=C only=S only=T not=T
+            offer S j1#1 commons
+                reply S j1#1: ready
+            from S j1#1 input
+                run S j1#1 m
+            offer U j2#1 commons
+                reply U j2#1: refused OwnerRefuses, again in 30000
+            offer T j3#1 commons
+                reply T j3#1: refused OwnerRefuses, again in 30000
+            offer D j4#1 circle
+                reply D j4#1: refused OwnerRefuses, again in 30000
+            offer C j5#1 circle
+                reply C j5#1: ready
+            lend commons 2 only=C
+                stop S j1#1: OwnerTookBack
+        "#]],
+    );
+}
+
+#[test]
 fn a_replayed_manifest_is_refused_even_long_after() {
     check(
         "own m

@@ -1,6 +1,6 @@
 //! Bringing a model, whichever way: the conversation of an import, its progress bar, its signature.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -130,6 +130,15 @@ fn told(session: &Session, imported: &v1::Imported) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A step of known size.
+const FILL: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+
+/// A step of unknown size.
+const SPIN: &str = "{spinner} {msg}";
+
+/// How fast the spinner turns: slow enough for a line over ssh, fast enough to be seen alive.
+const TURN: Duration = Duration::from_millis(120);
+
 /// Progress: a bar for who watches, a line per step for a log, a line of JSON for a program.
 struct Bar {
     bar: Option<ProgressBar>,
@@ -140,7 +149,8 @@ impl Bar {
     fn new(session: &Session) -> Self {
         let bar = (watched() && !session.json).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(style("{msg} {bytes}"));
+            bar.set_style(style(SPIN));
+            bar.enable_steady_tick(TURN);
             bar
         });
         Self {
@@ -170,15 +180,28 @@ impl Bar {
     }
 }
 
+/// A step with a total fills a bar; one without, such as a check, turns until it is over.
 fn draw(bar: &ProgressBar, progress: &v1::ImportProgress) {
     bar.set_message(progress.status.clone());
-    if let Some(total) = progress.total.filter(|total| Some(*total) != bar.length()) {
-        bar.set_length(total);
-        bar.set_style(style(
-            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        ));
+    match progress.total {
+        Some(total) if bar.length() != Some(total) => {
+            // A new thing is counted from its own beginning, as its speed is.
+            bar.reset();
+            bar.disable_steady_tick();
+            bar.set_length(total);
+            bar.set_style(style(FILL));
+        }
+        Some(_) => {}
+        None if bar.length().is_some() => {
+            bar.unset_length();
+            bar.set_style(style(SPIN));
+            bar.enable_steady_tick(TURN);
+        }
+        None => {}
     }
-    bar.set_position(progress.completed.unwrap_or(0));
+    if let Some(completed) = progress.completed {
+        bar.set_position(completed);
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -199,4 +222,26 @@ fn line_of(progress: &v1::ImportProgress) -> serde_json::Value {
         line["completed"] = json!(completed);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_without_a_total_turns_and_does_not_empty_the_bar() {
+        let bar = ProgressBar::hidden();
+        let step = |status: &str, total, completed| v1::ImportProgress {
+            status: status.to_owned(),
+            total,
+            completed,
+            ..Default::default()
+        };
+        draw(&bar, &step("reading", Some(200), Some(200)));
+        assert_eq!((bar.length(), bar.position()), (Some(200), 200));
+        draw(&bar, &step("checking", None, None));
+        assert_eq!((bar.length(), bar.position()), (None, 200));
+        draw(&bar, &step("reading the second", Some(50), Some(10)));
+        assert_eq!((bar.length(), bar.position()), (Some(50), 10));
+    }
 }

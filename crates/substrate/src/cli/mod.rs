@@ -18,6 +18,7 @@ mod copy;
 mod doctor;
 mod import;
 mod jobs;
+mod key;
 mod list;
 mod man;
 mod network;
@@ -33,6 +34,7 @@ mod show;
 mod status;
 mod stop;
 
+mod absent;
 mod bring;
 mod connect;
 mod consent;
@@ -116,6 +118,8 @@ enum Command {
     Network(network::Network),
     /// Share with a few: invite, join, list, remove
     Circle(circle::Circle),
+    /// Keys of callers of the HTTP listener: make one, list them, forget one
+    Key(key::Key),
     /// This machine: its key, its parts, its speed, what it lends
     Node(node::Node),
     /// Say what is wrong here and how to mend it
@@ -125,6 +129,18 @@ enum Command {
     /// Write the man pages into a folder
     #[command(hide = true)]
     Man(man::Man),
+    /// Not there yet
+    #[command(hide = true)]
+    Create(absent::Absent),
+    /// Not here: there is no registry
+    #[command(hide = true)]
+    Push(absent::Absent),
+    /// Not here: there are no accounts
+    #[command(hide = true)]
+    Signin(absent::Absent),
+    /// Not here: there are no accounts
+    #[command(hide = true)]
+    Signout(absent::Absent),
 }
 
 /// The whole program, from the arguments to the exit code.
@@ -133,6 +149,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let json = cli.json;
     let Some(command) = cli.command else {
         return help();
     };
@@ -150,16 +167,40 @@ pub fn main() -> ExitCode {
         }
         Err(error) => Err(Story::new("cannot start the runtime").because(error).into()),
     };
-    story::exit(outcome)
+    story::exit(outcome, json)
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
+    let asked = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    if !asked && std::env::args_os().any(|arg| arg == "--json") {
+        return story::exit(Err(misused(error).into()), true);
+    }
     // The pipe may be closed already; there is nobody left to tell.
     let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(story::USAGE),
+    if asked {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(story::USAGE)
     }
+}
+
+/// What the parser says, for programs: its first paragraph in one line.
+fn misused(error: &clap::Error) -> Story {
+    let missing = [
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ErrorKind::MissingSubcommand,
+    ];
+    if missing.contains(&error.kind()) {
+        return Story::usage("a command is missing").hint("`--help` shows what there is");
+    }
+    let told = error.to_string();
+    let first = told.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let what = words.join(" ");
+    Story::usage(what.trim_start_matches("error: ")).hint("`--help` shows what there is")
 }
 
 fn help() -> ExitCode {
@@ -201,6 +242,10 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Doctor(command) => command.run(session).await,
         Command::Completions(command) => command.run(session),
         Command::Man(command) => command.run(session),
+        Command::Key(command) => command.run(session).await,
+        Command::Create(_) => Err(absent::create()),
+        Command::Push(_) => Err(absent::push()),
+        Command::Signin(_) | Command::Signout(_) => Err(absent::account()),
     }
 }
 

@@ -5,11 +5,13 @@ use std::str::FromStr;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use substrate_api::v1;
+use substrate_record::NodeId;
 
 use crate::{
     config::{self, ByteSize, Hours, JobType, LendingChange, When},
     hardware,
     keys::DeviceKey,
+    models::names::ModelName,
 };
 
 use super::{
@@ -47,11 +49,12 @@ struct Lend {
     /// When others may use it
     when: Option<WhenArg>,
 
-    /// At most so many cores; `all` lifts the limit
+    /// At most so many cores, for your own jobs too; `all` lifts the limit
     #[arg(long, value_name = "COUNT")]
     cores: Option<Limit<u32>>,
 
-    /// At most so much memory, such as 8GiB; `all` lifts the limit
+    /// At most so much memory for a model, such as 8GiB, for your own jobs too and from the daemon's next start
+    /// on; `all` lifts the limit
     #[arg(long, value_name = "SIZE")]
     memory: Option<Limit<ByteSize>>,
 
@@ -63,7 +66,7 @@ struct Lend {
     #[arg(long = "job", value_name = "KIND")]
     jobs: Vec<JobArg>,
 
-    /// Only within these hours, such as 22:00-07:00; `all` lifts the limit
+    /// Only within these hours of local time, such as 22:00-07:00; `all` lifts the limit
     #[arg(long, value_name = "FROM-TO")]
     hours: Option<Limit<Hours>>,
 }
@@ -207,13 +210,19 @@ impl Lend {
                     .hint(format!("mend {}", home.config_file().display()))
             })?,
         };
-        if change.is_some()
-            && let Some(mut client) = connect::running(&home).await?
-        {
-            client
-                .settings_changed(v1::SettingsChangedRequest {})
-                .await
-                .map_err(refused)?;
+        if let Some(change) = &change {
+            if let Some(mut client) = connect::running(&home).await? {
+                client
+                    .settings_changed(v1::SettingsChangedRequest {})
+                    .await
+                    .map_err(refused)?;
+                if change.memory.is_some() {
+                    note("the limit of memory holds from the daemon's next start on");
+                }
+            }
+            if change.models.is_some() {
+                warn_of_unknown(session, &config.lending).await?;
+            }
         }
         show_lending(session, &config.lending)
     }
@@ -249,6 +258,23 @@ impl Lend {
     }
 }
 
+/// A list with a slip in it lends less than its owner believes.
+async fn warn_of_unknown(session: &Session, lending: &config::Lending) -> anyhow::Result<()> {
+    let mut client = connect::or_desk(session).await?;
+    let request = v1::ModelsRequest {
+        scope: v1::Scope::Mine.into(),
+    };
+    let models = client.models(request).await.map_err(refused)?.into_inner();
+    let own = models.models.iter().filter(|model| model.own);
+    let held: Vec<ModelName> = own.filter_map(|model| model.name.parse().ok()).collect();
+    for name in lending.unknown_models(held.iter()) {
+        note(format_args!(
+            "no model '{name}' is on this machine: nothing is lent by that name until it is"
+        ));
+    }
+    Ok(())
+}
+
 fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<()> {
     let when = match lending.when {
         When::Off => "off",
@@ -264,6 +290,7 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             "models": lending.models,
             "jobs": jobs,
             "hours": lending.hours.map(|hours| hours.to_string()),
+            "requesters": { "allow": nodes(&lending.requesters.allow), "deny": nodes(&lending.requesters.deny) },
         }))?);
     }
     let all = |list: String| {
@@ -276,15 +303,14 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
     session.line(format_args!("lending  {when}"))?;
     session.line(format_args!(
         "cores    {}",
-        lending.cores.map_or_else(
-            || "all free ones but one".to_owned(),
-            |cores| cores.to_string()
-        )
+        lending
+            .cores
+            .map_or_else(|| "all that are free".to_owned(), |cores| cores.to_string())
     ))?;
     session.line(format_args!(
         "memory   {}",
         lending.memory.map_or_else(
-            || "80 % of what is free".to_owned(),
+            || "all of the machine's".to_owned(),
             |size| size.to_string()
         )
     ))?;
@@ -297,7 +323,17 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             .map(|hours| hours.to_string())
             .unwrap_or_default())
     ))?;
+    for node in nodes(&lending.requesters.allow) {
+        session.line(format_args!("only     {node}"))?;
+    }
+    for node in nodes(&lending.requesters.deny) {
+        session.line(format_args!("never    {node}"))?;
+    }
     Ok(())
+}
+
+fn nodes(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(ToString::to_string).collect()
 }
 
 fn job_name(job: &JobType) -> &'static str {

@@ -23,9 +23,10 @@ use super::{
     SUBSTRATE_LOG filters the log, as in `SUBSTRATE_LOG=info,substrate=debug`."
 )]
 pub struct Serve {
-    /// Address of the HTTP listener (OpenAI and Ollama APIs) [default: 127.0.0.1:11535]
+    /// Address of the HTTP listener (OpenAI and Ollama APIs); may be repeated, as for Ollama's own
+    /// 127.0.0.1:11434 [default: 127.0.0.1:11535]
     #[arg(long, value_name = "ADDR")]
-    api: Option<SocketAddr>,
+    api: Vec<SocketAddr>,
 
     /// Multiaddress to listen on for other nodes, such as /ip4/0.0.0.0/udp/11536/quic-v1; may be repeated
     #[arg(long, value_name = "MULTIADDR")]
@@ -75,7 +76,7 @@ impl Serve {
     fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         let mut add = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
-        if let Some(api) = self.api {
+        for api in &self.api {
             add("--api", api.to_string());
         }
         for listen in &self.listen {

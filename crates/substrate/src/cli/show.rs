@@ -43,16 +43,24 @@ impl Show {
             let template = model
                 .template
                 .ok_or_else(|| Story::new(format!("'{}' has no chat template here", model.name)))?;
-            return Ok(session.line(template)?);
+            return one(session, &model.name, "template", template);
         }
         if self.license {
-            return Ok(session.line(model.licence)?);
+            return one(session, &model.name, "licence", model.licence);
         }
         if session.json {
             return Ok(session.json(&as_json(&known, &model))?);
         }
         Ok(session.text(&page(&known, &model))?)
     }
+}
+
+/// One thing known of a model, alone.
+fn one(session: &Session, model: &str, what: &str, text: String) -> anyhow::Result<()> {
+    if session.json {
+        return Ok(session.json(&json!({ "name": model, what: text }))?);
+    }
+    Ok(session.line(text)?)
 }
 
 fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {

@@ -131,8 +131,8 @@ fn hint_for(cause: &Cause) -> Option<String> {
     })
 }
 
-/// Tells a failure on stderr and gives its exit code.
-pub fn exit(outcome: anyhow::Result<()>) -> ExitCode {
+/// Tells a failure on stderr, as the last line of JSON if that was asked for, and gives its exit code.
+pub fn exit(outcome: anyhow::Result<()>, json: bool) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
@@ -144,35 +144,62 @@ pub fn exit(outcome: anyhow::Result<()>) -> ExitCode {
         .find_map(|cause| cause.downcast_ref::<Story>());
     let code = story.map_or(FAILURE, |story| story.code);
     if code != INTERRUPTED {
-        tell(&error);
+        write(if json {
+            as_json(&error)
+        } else {
+            as_text(&error)
+        });
     }
     ExitCode::from(code)
 }
 
 /// Tells a failure on stderr.
 pub fn tell(error: &anyhow::Error) {
+    write(as_text(error));
+}
+
+fn write(text: String) {
     use io::Write;
+    // Without a stderr there is nobody to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// What happened, each cause of it, outermost first, and what to do next.
+fn parts(error: &anyhow::Error) -> (Vec<String>, Option<String>) {
     // Libraries and the daemon carry a hint as the last line of their message.
     let mut hint = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Story>()?.hint.clone());
-    let mut text = String::new();
-    for (depth, cause) in error.chain().enumerate() {
+    let mut causes = Vec::new();
+    for cause in error.chain() {
         let cause = cause.to_string();
         let (cause, carried) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
         if hint.is_none() && !carried.is_empty() {
             hint = Some(carried.to_owned());
         }
-        text.push_str(&format!(
-            "{}{cause}\n",
-            if depth == 0 { "error: " } else { "  because: " }
-        ));
+        causes.push(cause.to_owned());
+    }
+    (causes, hint)
+}
+
+fn as_text(error: &anyhow::Error) -> String {
+    let (causes, hint) = parts(error);
+    let mut text = String::new();
+    for (depth, cause) in causes.iter().enumerate() {
+        let mark = if depth == 0 { "error: " } else { "  because: " };
+        text.push_str(&format!("{mark}{cause}\n"));
     }
     if let Some(hint) = hint {
         text.push_str(&format!("hint: {hint}\n"));
     }
-    // Without a stderr there is nobody to tell.
-    let _ = io::stderr().write_all(text.as_bytes());
+    text
+}
+
+fn as_json(error: &anyhow::Error) -> String {
+    let (causes, hint) = parts(error);
+    let (what, because) = causes.split_first().expect("an error has a message");
+    let line = serde_json::json!({ "error": what, "because": because, "hint": hint });
+    format!("{line}\n")
 }
 
 fn closed_pipe(error: &anyhow::Error) -> bool {
@@ -200,6 +227,22 @@ mod tests {
         assert_eq!(
             story.hint.as_deref(),
             Some("did you mean smollm2:135m? `substrate list` shows all")
+        );
+    }
+
+    #[test]
+    fn a_failure_in_json_has_the_same_parts() {
+        let error = anyhow::Error::from(
+            Story::new("cannot do it")
+                .because(anyhow::anyhow!("the port is taken\nhint: choose another")),
+        );
+        assert_eq!(
+            as_text(&error),
+            "error: cannot do it\n  because: the port is taken\nhint: choose another\n"
+        );
+        assert_eq!(
+            as_json(&error),
+            "{\"because\":[\"the port is taken\"],\"error\":\"cannot do it\",\"hint\":\"choose another\"}\n"
         );
     }
 

@@ -77,8 +77,21 @@ impl fmt::Display for ApiSecret {
     }
 }
 
+/// What the holder of a new API key may do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeyGrant {
+    /// The widest scope its jobs may use.
+    pub scope: ScopeName,
+    /// Whether it may also copy, delete and pull.
+    pub admin: bool,
+    /// Requests in a minute; `None` = no limit.
+    pub per_minute: Option<u32>,
+    /// Jobs at once; `None` = no limit.
+    pub concurrent: Option<u32>,
+}
+
 /// Makes an API key and keeps its hash in the settings file.
-pub fn add_api_key(home: &Home, name: &str, scope: ScopeName) -> Result<ApiSecret, ConfigError> {
+pub fn add_api_key(home: &Home, name: &str, grant: &KeyGrant) -> Result<ApiSecret, ConfigError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > MAX_KEY_NAME || !name.chars().all(plain) {
         return Err(ConfigError::KeyName {
@@ -100,10 +113,7 @@ pub fn add_api_key(home: &Home, name: &str, scope: ScopeName) -> Result<ApiSecre
         hex::encode(rand::random::<[u8; SECRET_BYTES]>())
     );
     edit(home, |document| {
-        let mut key = Table::new();
-        key["name"] = value(name);
-        key["sha256"] = value(hex::encode(Sha256::digest(secret.as_bytes())));
-        key["scope"] = value(scope.to_string());
+        let key = key_table(name, &secret, grant);
         let api = table(document, "api");
         let keys = api
             .entry("keys")
@@ -115,6 +125,26 @@ pub fn add_api_key(home: &Home, name: &str, scope: ScopeName) -> Result<ApiSecre
         }
     })?;
     Ok(ApiSecret(secret))
+}
+
+fn key_table(name: &str, secret: &str, grant: &KeyGrant) -> Table {
+    let mut key = Table::new();
+    key["name"] = value(name);
+    key["sha256"] = value(hex::encode(Sha256::digest(secret.as_bytes())));
+    key["scope"] = value(grant.scope.to_string());
+    if grant.admin {
+        key["admin"] = value(true);
+    }
+    let limits = [
+        ("per_minute", grant.per_minute),
+        ("concurrent", grant.concurrent),
+    ];
+    for (limit, most) in limits {
+        if let Some(most) = most {
+            key[limit] = value(i64::from(most));
+        }
+    }
+    key
 }
 
 /// Forgets an API key; `false` if there is none of that name.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use super::place::Said;
-use super::{Config, ConfigError, KeepAlive};
+use super::{Config, ConfigError, KeepAlive, MAX_QUEUE};
 
 /// The port a host without one gets: Ollama's, since the variable speaks of Ollama's address.
 const OLLAMA_PORT: u16 = 11434;
@@ -33,7 +33,9 @@ pub(super) fn fall_back(
             .collect();
     }
     if let Some(text) = get("api.max_queue", "OLLAMA_MAX_QUEUE") {
-        config.api.max_queue = number(&text).map_err(wrong("OLLAMA_MAX_QUEUE"))?;
+        let jobs = number(&text).map_err(wrong("OLLAMA_MAX_QUEUE"))?;
+        // Ollama's list may be longer than ours, and its variable is no reason not to start.
+        config.api.max_queue = jobs.clamp(1, MAX_QUEUE);
     }
     if let Some(text) = get("models.keep_alive", "OLLAMA_KEEP_ALIVE") {
         config.models.keep_alive = KeepAlive::parse(&text).map_err(wrong("OLLAMA_KEEP_ALIVE"))?;

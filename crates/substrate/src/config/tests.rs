@@ -204,10 +204,12 @@ fn a_wrong_file_is_not_edited() {
 #[test]
 fn an_api_key_is_kept_as_its_hash_and_can_be_forgotten() {
     let (_folder, home) = home();
-    let secret = add_api_key(&home, "laptop", ScopeName::Circle)
-        .unwrap()
-        .to_string();
-    add_api_key(&home, "phone", ScopeName::Mine).unwrap();
+    let circle = KeyGrant {
+        scope: ScopeName::Circle,
+        ..KeyGrant::default()
+    };
+    let secret = add_api_key(&home, "laptop", &circle).unwrap().to_string();
+    add_api_key(&home, "phone", &KeyGrant::default()).unwrap();
     assert!(
         !std::fs::read_to_string(home.config_file())
             .unwrap()
@@ -222,11 +224,11 @@ fn an_api_key_is_kept_as_its_hash_and_can_be_forgotten() {
     );
     assert!(config.api_key_of("sk-substrate-wrong").is_none());
     assert!(matches!(
-        add_api_key(&home, "laptop", ScopeName::Mine),
+        add_api_key(&home, "laptop", &KeyGrant::default()),
         Err(ConfigError::KeyExists { .. })
     ));
     assert!(matches!(
-        add_api_key(&home, "a b", ScopeName::Mine),
+        add_api_key(&home, "a b", &KeyGrant::default()),
         Err(ConfigError::KeyName { .. })
     ));
     assert!(remove_api_key(&home, "laptop").unwrap());
@@ -235,14 +237,82 @@ fn an_api_key_is_kept_as_its_hash_and_can_be_forgotten() {
 }
 
 #[test]
-fn a_key_on_both_lists_is_denied() {
-    let node = NodeId::from_bytes([7; 32]);
-    let other = NodeId::from_bytes([8; 32]);
-    let open = Requesters::default();
-    assert!(open.admit(&node));
-    let both = Requesters {
-        allow: vec![node],
-        deny: vec![node],
+fn what_a_key_is_granted_is_written_down() {
+    let (_folder, home) = home();
+    // As a person may write the list by hand.
+    std::fs::write(home.config_file(), "[api]\nkeys = []\n").unwrap();
+    let grant = KeyGrant {
+        scope: ScopeName::Commons,
+        admin: true,
+        per_minute: Some(60),
+        concurrent: Some(2),
     };
-    assert!(!both.admit(&node) && !both.admit(&other));
+    add_api_key(&home, "server", &grant).unwrap();
+    let config = Config::load(&home).unwrap();
+    let key = &config.api.keys[0];
+    assert_eq!(
+        (key.scope, key.admin, key.per_minute, key.concurrent),
+        (ScopeName::Commons, true, Some(60), Some(2))
+    );
+}
+
+#[test]
+fn a_listener_has_names_and_not_addresses() {
+    let text = "[api]\nnames = ['box.lan', 'my_box', 'xn--bcher-kva.example']\n";
+    let config = Config::parse(text, Path::new("config.toml")).unwrap();
+    assert_eq!(config.api.names.len(), 3);
+    for wrong in [
+        "",
+        "box.lan:80",
+        "http://box.lan",
+        "10.0.0.7",
+        "::1",
+        "*.lan",
+        "box.",
+        ".lan",
+        "a b",
+    ] {
+        let text = format!("[api]\nnames = ['{wrong}']\n");
+        assert!(Config::parse(&text, Path::new("c")).is_err(), "{wrong}");
+    }
+    let many = vec!["'box.lan'"; 65].join(", ");
+    let text = format!("[api]\nnames = [{many}]\n");
+    check(
+        &text,
+        expect![[
+            r#"config.toml:2:9: api.names: 65 names are more than the 64 a listener may have"#
+        ]],
+    );
+}
+
+#[test]
+fn a_queue_is_never_longer_than_the_nodes() {
+    check(
+        "[api]\nmax_queue = 1025\n",
+        expect!["config.toml:2:13: api.max_queue: 1025 is not between 1 and 1024"],
+    );
+    check(
+        "[api]\nmax_queue = 0\n",
+        expect!["config.toml:2:13: api.max_queue: 0 is not between 1 and 1024"],
+    );
+    // Ollama's own list may be longer.
+    let config = Config::parse_with("", Path::new("c"), &|name| {
+        (name == "OLLAMA_MAX_QUEUE").then(|| "5000".to_owned())
+    });
+    assert_eq!(config.unwrap().api.max_queue, 1024);
+}
+
+#[test]
+fn a_lent_model_is_meant_by_any_spelling_of_its_name() {
+    let text = "[lending]\nmodels = ['SmolLM2', 'me/other:1b', 'not a name']\n";
+    let lending = Config::parse(text, Path::new("c")).unwrap().lending;
+    let name = |text: &str| text.parse::<ModelName>().unwrap();
+    assert!(lending.lends(&name("smollm2:latest")) && lending.lends(&name("me/other:1B")));
+    assert!(!lending.lends(&name("smollm2:135m")) && !lending.lends(&name("other:1b")));
+    let held = [name("smollm2:latest")];
+    assert_eq!(
+        lending.unknown_models(held.iter()),
+        ["me/other:1b", "not a name"]
+    );
+    assert!(Lending::default().lends(&name("anything")));
 }

@@ -10,6 +10,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use substrate_record::{NodeId, Scope};
 
+use super::MAX_QUEUE;
+
 /// A scope by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -139,6 +141,14 @@ impl KeepAlive {
         })
     }
 
+    /// Whole seconds; negative = for ever.
+    pub fn seconds(self) -> i64 {
+        match self {
+            Self::After(stay) => i64::try_from(stay.as_secs()).unwrap_or(i64::MAX),
+            Self::Forever => -1,
+        }
+    }
+
     /// Seconds; negative = for ever.
     pub fn from_seconds(seconds: i64) -> Self {
         u64::try_from(seconds).map_or(Self::Forever, |seconds| {
@@ -255,4 +265,48 @@ pub(super) fn hash<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Er
     hex::decode_to_slice(&text, &mut hash)
         .map_err(|_| D::Error::custom("not a SHA-256 in 64 hexadecimal digits"))?;
     Ok(hash)
+}
+
+/// How many jobs of clients are kept. A list of none answers nobody; one longer than the node's would be cut silently.
+pub(super) fn max_queue<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let jobs = u32::deserialize(from)?;
+    if (1..=MAX_QUEUE).contains(&jobs) {
+        return Ok(jobs);
+    }
+    Err(D::Error::custom(format!(
+        "{jobs} is not between 1 and {MAX_QUEUE}"
+    )))
+}
+
+/// The most names a listener may have beside loopback's: a machine has a few, a family of virtual hosts some dozens.
+const MAX_NAMES: usize = 64;
+
+/// The longest host name (RFC 1035 2.3.4).
+const MAX_NAME: usize = 253;
+
+/// Names a listener answers to.
+pub(super) fn host_names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    if names.len() > MAX_NAMES {
+        return Err(D::Error::custom(format!(
+            "{} names are more than the {MAX_NAMES} a listener may have",
+            names.len()
+        )));
+    }
+    match names.iter().find(|name| !is_host_name(name)) {
+        Some(wrong) => Err(D::Error::custom(format!(
+            "'{wrong}' is not a host name such as \"box.lan\": no scheme, no port, no path, no wildcard"
+        ))),
+        None => Ok(names),
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`. An address is no name: the listener knows its own.
+fn is_host_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= MAX_NAME
+        && name.split('.').all(label)
+        && !last.chars().all(|c| c.is_ascii_digit())
 }

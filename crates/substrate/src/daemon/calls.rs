@@ -366,6 +366,7 @@ impl Life {
             .circle_members(&self.context.network)
             .map_err(|error| error.to_string())?;
         self.context.keys.replace(super::http_keys(&config));
+        self.context.pool.use_cores(config.lending.cores);
         self.settings.replace(config, circle.into_iter().collect());
         self.refuse_unlent();
         self.tell_circle();
@@ -464,15 +465,16 @@ impl Life {
 
     /// Entries held but not on the owner's list of what is lent.
     pub(super) fn refuse_unlent(&mut self) {
-        let lent = &self.settings.config().lending.models;
-        let is_lent = |name: &str| lent.is_empty() || lent.iter().any(|lent| lent == name);
-        let refused = self
-            .shelf
-            .held()
+        let lending = &self.settings.config().lending;
+        let held = self.shelf.held();
+        let refused = held
             .iter()
-            .filter(|held| !is_lent(&held.name.to_string()))
+            .filter(|held| !lending.lends(&held.name))
             .map(|held| held.entry.id())
             .collect();
+        for name in lending.unknown_models(held.iter().map(|held| &held.name)) {
+            tracing::warn!(%name, "a model on the list of what is lent is not on this machine");
+        }
         self.settings.set_refused_entries(refused);
     }
 

@@ -41,7 +41,7 @@ pub struct WorkerSettings {
     pub engine_class: String,
     /// Cores of the machine.
     pub cores: u32,
-    /// Threads for the engine at most: what the owner lends.
+    /// Threads for the engine at most at the start, for the owner's own jobs too; [`Pool::use_cores`] changes it.
     pub threads: u32,
     /// Threads for the engine always, if the owner said so.
     pub fixed_threads: Option<u32>,
@@ -292,6 +292,17 @@ impl Pool {
         }
     }
 
+    /// Gives the engines at most so many threads from now on; `None` = as many as there are cores.
+    pub fn use_cores(&self, most: Option<u32>) {
+        let most = most.unwrap_or(self.settings.cores);
+        let lowered = lock(&self.free).limit(most);
+        let Some(threads) = lowered else { return };
+        tracing::debug!(threads, "threads of the engine");
+        for loaded in self.loaded() {
+            loaded.engine.use_threads(threads);
+        }
+    }
+
     /// Ends every worker.
     pub async fn clear(&self) {
         let slots = std::mem::take(&mut *lock(&self.models));
@@ -335,8 +346,9 @@ impl Slot {
         let left = stay.map(|stay| {
             stay.saturating_sub(seen.last_used.map_or(Duration::ZERO, |at| at.elapsed()))
         });
-        let expires_ms =
-            left.map(|left| unix_ms() + u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let expires_ms = left.map(|left| {
+            unix_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        });
         Some(Loaded {
             digest,
             engine,

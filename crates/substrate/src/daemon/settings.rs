@@ -1,10 +1,13 @@
 //! The owner's settings as the loop uses them: what is lent at this moment, and to whom.
 //!
 //! Invariant: lending is `off` until the owner says otherwise, and nothing a peer sends changes these.
+//! The owner's hours are the machine's local time, summer time included.
 
+use jiff::{Timestamp, tz::TimeZone};
 use substrate_node::{Lending, LendingTerms};
 use substrate_record::{JobKind, NodeId, RecordId, Scope};
 
+use super::context::unix_ms;
 use crate::config::{Config, JobType, When};
 
 /// Load average per core, in hundredths, under which the machine counts as idle: half a core's worth of
@@ -92,7 +95,7 @@ impl Settings {
         let in_hours = lending
             .hours
             .as_ref()
-            .is_none_or(|hours| hours.contains(minute_of_day()));
+            .is_none_or(|hours| hours.contains(minute_of_day(&TimeZone::system(), unix_ms())));
         if !willing || !in_hours {
             return Lending::Off;
         }
@@ -104,6 +107,7 @@ impl Settings {
         Lending::On(LendingTerms {
             widest: Scope::Commons,
             slots: lent(self.slots),
+            only_nodes: lending.requesters.allow.clone(),
             refused_nodes: lending.requesters.deny.clone(),
             refused_entries: self.refused_entries.clone(),
             refused_kinds: refused_kinds
@@ -130,8 +134,74 @@ fn is_idle(cores: u32) -> bool {
     load.one * 100.0 < f64::from(IDLE_LOAD_PERCENT) * f64::from(cores)
 }
 
-/// Minutes since local midnight, for the owner's hours. Without a time zone database this is UTC.
-fn minute_of_day() -> u16 {
-    let minutes = super::context::unix_ms() / 60_000 % (24 * 60);
-    u16::try_from(minutes).unwrap_or(0)
+/// Minutes since midnight where the machine says it is. A machine that does not say is in UTC.
+fn minute_of_day(zone: &TimeZone, unix_ms: u64) -> u16 {
+    let moment = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or_default();
+    let local = zone.to_datetime(moment);
+    u16::from(local.hour().unsigned_abs()) * 60 + u16::from(local.minute().unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::tz::offset;
+
+    use super::*;
+
+    /// What is lent by these settings on a machine of one core.
+    fn lent(text: &str) -> Lending {
+        let config = Config::parse(text, Path::new("config.toml")).unwrap();
+        Settings::new(config, Vec::new(), 1).lending()
+    }
+
+    #[test]
+    fn nothing_is_lent_until_the_owner_says_so() {
+        assert_eq!(lent(""), Lending::Off);
+        assert!(matches!(
+            lent("[lending]\nwhen = 'always'\n"),
+            Lending::On(_)
+        ));
+    }
+
+    #[test]
+    fn both_lists_of_requesters_reach_the_node() {
+        let (friend, foe) = (NodeId::from_bytes([7; 32]), NodeId::from_bytes([8; 32]));
+        let text = format!(
+            "[lending]\nwhen = 'always'\n[lending.requesters]\nallow = ['{friend}']\ndeny = ['{foe}']\n"
+        );
+        let Lending::On(terms) = lent(&text) else {
+            panic!("lending is on");
+        };
+        assert_eq!(terms.only_nodes, [friend]);
+        assert_eq!(terms.refused_nodes, [foe]);
+        assert!(terms.admits(&friend) && !terms.admits(&foe));
+        assert!(!terms.admits(&NodeId::from_bytes([9; 32])));
+    }
+
+    #[test]
+    fn hours_are_counted_where_the_machine_is() {
+        // 1970-01-01 at 22:30 UTC.
+        let late = (22 * 60 + 30) * 60_000;
+        let minute = |hours| minute_of_day(&TimeZone::fixed(offset(hours)), late);
+        assert_eq!(minute(0), 22 * 60 + 30);
+        assert_eq!(minute(5), 3 * 60 + 30, "tomorrow already");
+        assert_eq!(minute(-8), 14 * 60 + 30);
+        let hours: crate::config::Hours = "22:00-07:00".parse().unwrap();
+        assert!(hours.contains(minute(5)) && !hours.contains(minute(-8)));
+    }
+
+    #[test]
+    fn summer_time_counts() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let at = |moment: &str| {
+            let moment: Timestamp = moment.parse().unwrap();
+            minute_of_day(&zone, u64::try_from(moment.as_millisecond()).unwrap())
+        };
+        assert_eq!(at("2026-01-15T12:00:00Z"), 13 * 60);
+        assert_eq!(at("2026-07-15T12:00:00Z"), 14 * 60);
+    }
 }

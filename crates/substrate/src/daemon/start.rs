@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use substrate_mesh::{Discovery, Limits, MeshConfig};
+use substrate_node::limits::OWN_LIST;
 use substrate_node::{Config as NodeConfig, Node};
 use substrate_record::{ContentHash, NetworkId, SessionNonce};
 use substrate_sandbox::launch::worker_sha256;
@@ -190,7 +191,7 @@ pub(super) async fn life(
     let (reports, report_inbox) = report_channel();
     let (notes, note_inbox) = mpsc::channel(NOTES);
     let mut life = Life {
-        node: node(&context, session),
+        node: node(&context, session, &config),
         context,
         shelf,
         settings: Settings::new(config, circle, cores, slots),
@@ -220,13 +221,14 @@ pub(super) async fn life(
     })
 }
 
-fn node(context: &Context, session: SessionNonce) -> Node {
+fn node(context: &Context, session: SessionNonce, settings: &Config) -> Node {
     let config = NodeConfig {
         own: context.me,
         session,
         slots: context.pool.settings().slots,
         walls: vec![context.pool.wall()],
         isolated: false,
+        own_list: usize::try_from(settings.api.max_queue).unwrap_or(OWN_LIST),
     };
     Node::new(config, u64::from_be_bytes(draw()))
 }

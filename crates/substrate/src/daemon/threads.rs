@@ -65,6 +65,15 @@ impl FreeCores {
         self.threads
     }
 
+    /// Changes what the owner lends. `Some` if fewer threads are in force at once; more take the patience of [`Self::look`].
+    pub fn limit(&mut self, most: u32) -> Option<u32> {
+        self.most = most.clamp(1, self.cores);
+        (self.threads > self.most).then(|| {
+            self.threads = self.most;
+            self.threads
+        })
+    }
+
     /// Looks at the kernel's counters; `Some` if the number changed. `workers` are the engine's processes.
     pub fn look(&mut self, workers: &[u32]) -> Option<u32> {
         if self.fixed {
@@ -173,6 +182,27 @@ mod tests {
     #[test]
     fn a_machine_full_of_others_still_leaves_one_thread() {
         check(&[(200, 0), (200, 0)], &[1, 1]);
+    }
+
+    #[test]
+    fn an_owner_who_lends_fewer_cores_has_them_back_at_once() {
+        let mut free = FreeCores::new(4, 4);
+        let mut now = Ticks::default();
+        let mut looks = |free: &mut FreeCores| {
+            for _ in 0..=PATIENCE {
+                now.total += 400;
+                free.see(now);
+            }
+            free.threads()
+        };
+        assert_eq!(looks(&mut free), 4);
+        assert_eq!(free.limit(2), Some(2));
+        assert_eq!(looks(&mut free), 2);
+        assert_eq!(free.limit(3), None);
+        assert_eq!(looks(&mut free), 3);
+        assert_eq!(free.limit(0), Some(1), "one thread is always left");
+        assert_eq!(free.limit(99), None);
+        assert_eq!(looks(&mut free), 4);
     }
 
     #[test]

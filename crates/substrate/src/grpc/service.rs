@@ -11,7 +11,10 @@ use substrate_record::Scope;
 use tokio::sync::{oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::door::{Call, Door, JobEvent, JobStream};
+use crate::{
+    door::{Call, Door, JobEvent, JobStream, ModelView},
+    models::names::ModelName,
+};
 
 use super::{
     Desk,
@@ -81,6 +84,16 @@ pub async fn off_loop<T: Send + 'static>(
         Ok(done) => done,
         Err(error) => Err(Status::internal(format!("a task ended early: {error}"))),
     }
+}
+
+/// Whether a person may mean this model by what was typed: its name in any case and with or without the usual tag,
+/// or its entry.
+fn is_called(seen: &ModelView, typed: &str) -> bool {
+    let same_name = || {
+        let (name, typed) = (seen.name.parse::<ModelName>(), typed.parse::<ModelName>());
+        matches!((name, typed), (Ok(name), Ok(typed)) if name == typed)
+    };
+    seen.name == typed || seen.entry.to_string().eq_ignore_ascii_case(typed) || same_name()
 }
 
 /// The events of an accepted job, after the news that it was taken.
@@ -204,9 +217,7 @@ impl Owner for OwnerService {
         let Ok(models) = self.ask(|reply| Call::Models { scope, reply }).await else {
             return Err(unknown);
         };
-        let seen = models
-            .into_iter()
-            .find(|seen| seen.name == model || seen.entry.to_string() == model);
+        let seen = models.into_iter().find(|seen| is_called(seen, &model));
         let Some(seen) = seen else {
             return Err(unknown);
         };
@@ -296,6 +307,21 @@ impl Owner for OwnerService {
             .await?;
         let code = made.map_err(Status::failed_precondition)?;
         Ok(Response::new(v1::InviteReply { code }))
+    }
+
+    async fn invites(&self, _: Request<v1::InvitesRequest>) -> Answer<v1::InvitesReply> {
+        self.on_disk(shelf::invites).await.map(Response::new)
+    }
+
+    async fn revoke_invite(
+        &self,
+        request: Request<v1::RevokeInviteRequest>,
+    ) -> Answer<v1::RevokeInviteReply> {
+        let id = request.into_inner().id;
+        let found = self
+            .on_disk(move |desk| shelf::revoke_invite(desk, &id))
+            .await?;
+        Ok(Response::new(v1::RevokeInviteReply { found }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {

@@ -165,9 +165,7 @@ fn no_receipt(error: receipts::ReceiptError) -> Status {
 /// The current network.
 pub fn network(desk: &Desk) -> Result<v1::NetworkReply, Status> {
     let genesis = desk.genesis.body();
-    let open = invite::pending(&desk.store, &desk.network())
-        .map_err(failed)?
-        .len();
+    let open = open_invites(desk)?.len();
     let keys = |keys: &[NodeId]| keys.iter().map(|key| key.as_bytes().to_vec()).collect();
     Ok(v1::NetworkReply {
         name: genesis.name.clone(),
@@ -209,6 +207,37 @@ pub fn circles(desk: &Desk) -> Result<v1::CirclesReply, Status> {
     Ok(v1::CirclesReply {
         circles: circles.collect(),
     })
+}
+
+/// Invites that may still be used.
+pub fn invites(desk: &Desk) -> Result<v1::InvitesReply, Status> {
+    let invites = open_invites(desk)?.into_iter().map(|open| v1::OpenInvite {
+        id: open.id.to_vec(),
+        circle: open.circle.unwrap_or_default(),
+        expires_ms: open.expires_ms,
+    });
+    Ok(v1::InvitesReply {
+        invites: invites.collect(),
+    })
+}
+
+fn open_invites(desk: &Desk) -> Result<Vec<invite::PendingInvite>, Status> {
+    let now = super::desk::now_ms();
+    let mut open = invite::pending(&desk.store, &desk.network()).map_err(failed)?;
+    open.retain(|invite| invite.expires_ms >= now);
+    open.sort_by_key(|invite| invite.expires_ms);
+    Ok(open)
+}
+
+/// Takes an invite back. One that was used already is not there to be taken.
+pub fn revoke_invite(desk: &Desk, id: &[u8]) -> Result<bool, Status> {
+    let id = id
+        .try_into()
+        .map_err(|_| Status::invalid_argument("an invite's id has 32 bytes"))?;
+    if !open_invites(desk)?.iter().any(|open| open.id == id) {
+        return Ok(false);
+    }
+    invite::revoke(&desk.store, &desk.network(), &id).map_err(failed)
 }
 
 /// Takes a node out of a circle.

@@ -119,7 +119,7 @@ fn check_host(app: &Shared, request: &Request) -> Result<String, Refusal> {
     }
     let host = clipped(host);
     Err(Refusal::forbidden(format!(
-        "the Host '{host}' is not a name of this listener; list it in the settings if it is"
+        "the Host '{host}' is not a name of this listener; if it is, add it to `names` under [api] in config.toml and restart the daemon"
     )))
 }
 

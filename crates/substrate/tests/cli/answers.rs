@@ -90,6 +90,36 @@ fn a_refusal_has_a_hint() {
 }
 
 #[test]
+fn a_model_stays_in_memory_as_long_as_asked() {
+    let daemon = Daemon::start();
+    for (asked, seconds) in [("10m", 600), ("0", 0), ("-1", -1)] {
+        let args = ["run", "smollm2:135m", "hi", "--keepalive", asked];
+        assert_eq!(daemon.home.run(&args).status.code(), Some(0), "{asked}");
+        let told = daemon.kept.recv_timeout(Duration::from_secs(20));
+        assert_eq!(told, Ok(("smollm2:135m".to_owned(), seconds)));
+    }
+    daemon.home.check(
+        &["run", "echo", "hi", "--keepalive", "10m"],
+        &expect![[r#"
+            exit 0
+            --- stdout
+            user: hi
+            --- stderr
+            --keepalive changes nothing: 'echo' is not in this machine's memory
+        "#]],
+    );
+    daemon.home.check(
+        &["run", "echo", "hi", "--format", "json"],
+        &expect![[r#"
+            exit 2
+            --- stderr
+            error: answers that are sure to be JSON are not there yet
+            hint: ask for JSON in the prompt and check it; `--json` is about this program's own words
+        "#]],
+    );
+}
+
+#[test]
 fn piped_input_follows_the_prompt() {
     let daemon = Daemon::start();
     let told = |args: &[&str], input| daemon.home.told(&daemon.home.run_piped(args, input));

@@ -128,3 +128,53 @@ fn a_request_to_end_ends_a_conversation() {
     kill_process(Pid::from_child(&terminal.child), Signal::TERM).unwrap();
     assert_eq!(terminal.child.wait().unwrap().code(), Some(130));
 }
+
+#[test]
+fn another_model_needs_a_consent_of_its_own_before_strangers_read() {
+    let daemon = Daemon::start();
+    let mut terminal = Terminal::run(
+        &daemon,
+        &["run", "smollm2:135m", "--scope", "commons", "--consent"],
+    );
+    terminal.see(">>> ");
+    terminal.type_line("/load qwen3:4b");
+    terminal.see("Is that fine for this model, now and later? [y/N] ");
+    terminal.type_line("n");
+    terminal.see("scope 'commons' needs your consent");
+    terminal.see(">>> ");
+    terminal.type_line("/show");
+    terminal.see("name              smollm2:135m");
+    terminal.see(">>> ");
+    // A name in sight is found in any case.
+    terminal.type_line("/load QWEN3:4b");
+    terminal.see("[y/N] ");
+    terminal.type_line("y");
+    terminal.see("going on with 'QWEN3:4b'");
+    terminal.see(">>> ");
+    // What was consented to is not asked again.
+    terminal.type_line("/load qwen3:4B");
+    terminal.see("going on with 'qwen3:4B'");
+    terminal.see(">>> ");
+    terminal.type_line("/bye");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_model_that_cannot_be_shown_ends_no_conversation() {
+    let daemon = Daemon::start();
+    let mut terminal = Terminal::run(&daemon, &["run", "echo", "--keepalive", "10m"]);
+    terminal.see("error: model 'echo' not found");
+    terminal.see(">>> ");
+    terminal.type_line("/set system \"\"\"Be brief.");
+    terminal.see("... ");
+    terminal.type_line("Say \"hi\".\"\"\"");
+    terminal.see(">>> ");
+    terminal.type_line("hello");
+    terminal.see("system: Be brief.\r\nSay \"hi\".\r\nuser: hello");
+    terminal.see("--keepalive changes nothing");
+    terminal.see(">>> ");
+    terminal.type_line("/save mine");
+    terminal.see("/save is not there yet");
+    terminal.type_line("/bye");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+}

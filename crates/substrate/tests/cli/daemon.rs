@@ -20,6 +20,10 @@ pub struct Daemon {
     pub home: crate::program::Home,
     /// Told when the client of the endless answer went away.
     pub cancelled: std::sync::mpsc::Receiver<()>,
+    /// Told when the settings are to be read again.
+    pub reread: std::sync::mpsc::Receiver<()>,
+    /// Told which model is to stay for how many seconds.
+    pub kept: std::sync::mpsc::Receiver<(String, i64)>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -33,7 +37,14 @@ impl Daemon {
         let at = Home::at(home.path());
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let (tell, cancelled) = std::sync::mpsc::channel();
+        let (tell_cancelled, cancelled) = std::sync::mpsc::channel();
+        let (tell_reread, reread) = std::sync::mpsc::channel();
+        let (tell_kept, kept) = std::sync::mpsc::channel();
+        let tell = Tell {
+            cancelled: tell_cancelled,
+            reread: tell_reread,
+            kept: tell_kept,
+        };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
@@ -45,10 +56,19 @@ impl Daemon {
         Self {
             home,
             cancelled,
+            reread,
+            kept,
             stop: Some(stop),
             thread: Some(thread),
         }
     }
+}
+
+/// What the script tells the test.
+struct Tell {
+    cancelled: std::sync::mpsc::Sender<()>,
+    reread: std::sync::mpsc::Sender<()>,
+    kept: std::sync::mpsc::Sender<(String, i64)>,
 }
 
 impl Drop for Daemon {
@@ -66,7 +86,7 @@ async fn serve(
     home: Home,
     ready: std::sync::mpsc::Sender<()>,
     stopped: oneshot::Receiver<()>,
-    cancelled: std::sync::mpsc::Sender<()>,
+    tell: Tell,
 ) {
     home.prepare().unwrap();
     let lock = DaemonLock::take(&home).unwrap();
@@ -75,7 +95,7 @@ async fn serve(
     let (_keep, desk) = watch::channel(Arc::new(desk(&home)));
     let (end, ended) = oneshot::channel::<()>();
     let script = tokio::spawn(async move {
-        let lock = answer(calls, cancelled, lock).await;
+        let lock = answer(calls, tell, lock).await;
         let _ = end.send(());
         lock
     });
@@ -122,26 +142,32 @@ impl Inspect for FakeHeader {
 }
 
 /// Answers calls until `Stop`, which gives the lock back.
-async fn answer(
-    mut calls: mpsc::Receiver<Call>,
-    cancelled: std::sync::mpsc::Sender<()>,
-    lock: DaemonLock,
-) -> DaemonLock {
+async fn answer(mut calls: mpsc::Receiver<Call>, tell: Tell, lock: DaemonLock) -> DaemonLock {
     while let Some(call) = calls.recv().await {
         match call {
             Call::Submit { ask, reply } => {
-                let _ = reply.send(submit(*ask, cancelled.clone()));
+                let _ = reply.send(submit(*ask, tell.cancelled.clone()));
             }
             Call::Cancel { job, reply } => _ = reply.send(job == JOB),
             Call::Models { scope, reply } => _ = reply.send(models(scope)),
             Call::Jobs { reply } => _ = reply.send(jobs()),
             Call::Workers { reply } => _ = reply.send(workers()),
-            Call::KeepAlive { model, reply, .. } => _ = reply.send(model == "smollm2:135m"),
+            Call::KeepAlive {
+                model,
+                seconds,
+                reply,
+            } => {
+                let _ = reply.send(model == "smollm2:135m");
+                let _ = tell.kept.send((model, seconds));
+            }
             Call::Load { reply, .. } => _ = reply.send(Ok(())),
             Call::Peers { reply } => _ = reply.send(peers()),
             Call::Status { reply } => _ = reply.send(status()),
             Call::ModelsChanged { reply } => _ = reply.send(()),
-            Call::SettingsChanged { reply } => _ = reply.send(Ok(())),
+            Call::SettingsChanged { reply } => {
+                let _ = reply.send(Ok(()));
+                let _ = tell.reread.send(());
+            }
             Call::Join { code, reply } => {
                 let joined = if code == "substrate1good" {
                     Ok("friends".into())

@@ -97,6 +97,8 @@ fn every_list_is_json_too() {
     assert_eq!(home.json(&["peers"])["peers"][0]["skew_ms"], -172_800_000);
     assert_eq!(home.json(&["status"])["network"]["name"], "friends");
     assert_eq!(home.json(&["show", "qwen3:4b"])["own"], false);
+    // Names in sight are found as names of one's own are.
+    assert_eq!(home.json(&["show", "QWEN3:4B"])["name"], "qwen3:4b");
     assert_eq!(
         home.json(&["circle", "invite", "school", "--valid", "1h"])["code"],
         "substrate1school3600000"
@@ -193,6 +195,14 @@ fn a_model_is_imported_shown_copied_and_removed() {
         {{ messages }}
     "#]],
     );
+    assert_eq!(
+        daemon.home.json(&["show", "tiny:1b", "--template"]),
+        serde_json::json!({ "name": "tiny:1b", "template": "{{ messages }}" })
+    );
+    assert_eq!(
+        daemon.home.json(&["show", "tiny:1b", "--license"]),
+        serde_json::json!({ "name": "tiny:1b", "licence": "apache-2.0" })
+    );
     let shown = daemon.home.run(&["show", "tiny:1b"]);
     let shown = daemon.home.told(&shown).replace(
         &daemon.home.json(&["show", "tiny:1b"])["entry"]
@@ -246,12 +256,22 @@ fn a_model_is_imported_shown_copied_and_removed() {
     "#]],
     );
     daemon.home.check(
-        &["rm", "other:1b"],
+        &["rm", "other:1b", "nowhere:1b", "--json"],
         &expect![[r#"
-        exit 0
-        --- stderr
-        removed 'other:1b', 21 B free again
-    "#]],
+            exit 1
+            --- stdout
+            {
+              "removed": [
+                {
+                  "freed": 21,
+                  "name": "other:1b"
+                }
+              ]
+            }
+            --- stderr
+            removed 'other:1b', 21 B free again
+            {"because":[],"error":"model 'nowhere:1b' not found","hint":"`substrate list` shows what can be used now; `substrate pull` and `substrate import` bring more"}
+        "#]],
     );
     daemon.home.check(
         &["import", "/nowhere/x.gguf", "--as", "x"],
@@ -328,5 +348,48 @@ fn the_daemon_is_ended_and_waited_for() {
         error: no daemon runs
         hint: `substrate serve --detach` starts one
     "#]],
+    );
+}
+
+#[test]
+fn a_list_of_what_is_lent_is_held_against_what_is_here() {
+    let daemon = Daemon::start();
+    let lend = &[
+        "node",
+        "lend",
+        "--model",
+        "SmolLM2:135m",
+        "--model",
+        "smolm2",
+    ];
+    daemon.home.check(
+        lend,
+        &expect![[r#"
+            exit 0
+            --- stdout
+            lending  off
+            cores    all that are free
+            memory   all of the machine's
+            models   SmolLM2:135m, smolm2
+            jobs     all
+            hours    all
+            --- stderr
+            no model 'smolm2' is on this machine: nothing is lent by that name until it is
+        "#]],
+    );
+    daemon.home.check(
+        &["node", "lend", "--model", "all", "--memory", "8GiB"],
+        &expect![[r#"
+            exit 0
+            --- stdout
+            lending  off
+            cores    all that are free
+            memory   8GiB
+            models   all
+            jobs     all
+            hours    all
+            --- stderr
+            the limit of memory holds from the daemon's next start on
+        "#]],
     );
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod conversation;
 mod daemon;
+mod keys;
 mod lists;
 mod offline;
 mod program;

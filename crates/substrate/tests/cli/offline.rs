@@ -32,6 +32,7 @@ fn no_arguments_are_help_on_stdout() {
           receipts     Prove who did what for whom
           network      Found a network, invite to it, join one
           circle       Share with a few: invite, join, list, remove
+          key          Keys of callers of the HTTP listener: make one, list them, forget one
           node         This machine: its key, its parts, its speed, what it lends
           doctor       Say what is wrong here and how to mend it
           completions  Print completions for a shell
@@ -243,7 +244,7 @@ fn settings_are_changed_in_place() {
         exit 0
         --- stdout
         lending  idle
-        cores    all free ones but one
+        cores    all that are free
         memory   8GiB
         models   all
         jobs     all
@@ -401,4 +402,119 @@ fn answers_in_json_parse() {
     );
     assert!(home.json(&["node", "hardware"])["cores"].as_u64().unwrap() > 0);
     assert!(home.json(&["doctor"])["findings"].as_array().unwrap().len() > 5);
+}
+
+#[test]
+fn a_failure_in_json_is_one_line_of_it_on_stderr() {
+    let home = Home::new();
+    home.check(
+        &["status", "--json"],
+        &expect![[r#"
+            exit 1
+            --- stderr
+            {"because":[],"error":"no daemon runs","hint":"`substrate serve --detach` starts one"}
+        "#]],
+    );
+    home.check(
+        &["run", "m", "hi", "--top-p", "1.5", "--json"],
+        &expect![[r#"
+            exit 2
+            --- stderr
+            {"because":[],"error":"invalid value '1.5' for '--top-p <TOP_P>': '1.5' is not between 0 and 1","hint":"`--help` shows what there is"}
+        "#]],
+    );
+    home.check(
+        &["circle", "--json"],
+        &expect![[r#"
+            exit 2
+            --- stderr
+            {"because":[],"error":"a command is missing","hint":"`--help` shows what there is"}
+        "#]],
+    );
+}
+
+#[test]
+fn what_ollama_has_and_we_have_not_says_so() {
+    let home = Home::new();
+    home.check(&["create", "mine", "-f", "Modelfile"], &expect![[r#"
+        exit 1
+        --- stderr
+        error: making a model from a Modelfile is not there yet
+        hint: `substrate import FILE --as NAME` brings a model file; `--system` and the sampling flags of `substrate run` say the rest
+    "#]]);
+    home.check(&["push", "me/mine"], &expect![[r#"
+        exit 1
+        --- stderr
+        error: models are not pushed: there is no registry that would hold them for everyone
+        hint: `substrate node lend always` lets others use a model where it is; `substrate import` signs one
+    "#]]);
+    let account = expect![[r#"
+        exit 1
+        --- stderr
+        error: nobody signs in or out here: there are no accounts, this machine is its key
+        hint: `substrate node id` prints it; `substrate circle invite` and `join` make two machines know each other
+    "#]];
+    home.check(&["signin"], &account);
+    home.check(&["signout"], &account);
+}
+
+#[test]
+fn open_invites_are_listed_and_taken_back() {
+    use substrate::invite::{Invite, InviteSecret, issue};
+    let home = Home::new();
+    let network = home.json(&["network", "show"])["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let now = u64::try_from(now.as_millis()).unwrap();
+    let made = |circle: &str, expires_ms| Invite {
+        network: network.parse().unwrap(),
+        inviter: substrate_record::NodeId::from_bytes([7; 32]),
+        addrs: Vec::new(),
+        secret: InviteSecret::draw(),
+        expires_ms,
+        circle: Some(circle.to_owned()),
+    };
+    {
+        let at = substrate::home::Home::at(home.path());
+        let store = substrate::store::Store::open(&at.store()).unwrap();
+        issue(&store, &made("over", 1), 0).unwrap();
+        issue(&store, &made("school", now + 3_660_000), 0).unwrap();
+    }
+    let open = home.json(&["circle", "invites"]);
+    assert_eq!(open["invites"].as_array().unwrap().len(), 1);
+    let id = open["invites"][0]["id"].as_str().unwrap();
+    let told = home.told(&home.run(&["circle", "invites"]));
+    expect![[r#"
+        exit 0
+        --- stdout
+        ID              CIRCLE    ENDS
+        INVITEINVITE    school    1 hour from now
+    "#]]
+    .assert_eq(&told.replace(&id[..12], "INVITEINVITE"));
+    assert_eq!(home.json(&["circle", "revoke", &id[..12]])["revoked"], id);
+    assert_eq!(
+        home.json(&["circle", "invites"])["invites"],
+        serde_json::json!([])
+    );
+    assert_eq!(home.json(&["network", "show"])["open_invites"], 0);
+    home.check(
+        &["circle", "revoke", "abcd"],
+        &expect![[r#"
+        exit 1
+        --- stderr
+        error: no open invite abcd
+        hint: `substrate circle invites` shows which are; who used one is in `substrate circle list`
+    "#]],
+    );
+    home.check(&["circle", "revoke", "x"], &expect![[r#"
+        exit 2
+        --- stderr
+        error: invalid value 'x' for '<INVITE>': an invite is named by at least 4 hex digits of its id, as `substrate circle invites` shows
+
+        For more information, try '--help'.
+    "#]]);
 }

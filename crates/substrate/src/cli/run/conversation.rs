@@ -11,6 +11,8 @@ use substrate_api::v1;
 
 use crate::cli::{
     connect::Client,
+    consent,
+    plain::Scope,
     sampling::PARAMETERS,
     session::{Session, note, terminated},
     show,
@@ -25,7 +27,7 @@ use super::{
 };
 
 const HELP: &str = r#"/set parameter NAME VALUE   how tokens are drawn; /set parameter lists the names
-/set system TEXT            what the model is told first
+/set system TEXT            what the model is told first; between """ it may have several lines
 /set verbose, /set quiet    tell who answered and how fast, or not
 /show [info|template|license|system|parameters]
 /load MODEL                 go on with another model
@@ -66,7 +68,10 @@ async fn turns(session: &Session, client: Client, run: Run) -> anyhow::Result<()
         run,
         said: Vec::new(),
     };
-    talk.load().await?;
+    // What is not known of the model may still be asked: the first turn tells.
+    if let Err(error) = talk.load().await {
+        crate::cli::story::tell(&error);
+    }
     let mut gather = Gather::default();
     loop {
         let prompt = if gather.is_open() { "... " } else { ">>> " };
@@ -144,7 +149,10 @@ impl Talk<'_> {
             _ = tokio::signal::ctrl_c() => None,
         };
         match outcome {
-            Some(Ok(answer)) => self.said.push(turn("assistant", answer)),
+            Some(Ok(answer)) => {
+                self.said.push(turn("assistant", answer));
+                self.run.keep(&mut self.client).await;
+            }
             Some(Err(error)) if error.chain().any(|cause| cause.is::<std::io::Error>()) => {
                 return Err(error);
             }
@@ -173,17 +181,32 @@ impl Talk<'_> {
             Command::SetSystem(text) => self.run.system = (!text.is_empty()).then_some(text),
             Command::SetVerbose(verbose) => self.run.verbose = verbose,
             Command::Show(part) => self.show(part).await,
-            Command::Load(model) => {
-                let before = std::mem::replace(&mut self.run.model, model);
-                match self.load().await {
-                    Ok(()) => note(format_args!("going on with '{}'", self.run.model)),
-                    Err(error) => {
-                        self.run.model = before;
-                        crate::cli::story::tell(&error);
-                    }
-                }
+            Command::Load(model) => self.go_on_with(model).await,
+        }
+    }
+
+    /// Changes the model. A consent that strangers read prompts was given for one model only.
+    async fn go_on_with(&mut self, model: String) {
+        if let Err(error) = self.consent(&model).await {
+            return crate::cli::story::tell(&error);
+        }
+        let before = std::mem::replace(&mut self.run.model, model);
+        match self.load().await {
+            Ok(()) => note(format_args!("going on with '{}'", self.run.model)),
+            Err(error) => {
+                self.run.model = before;
+                crate::cli::story::tell(&error);
             }
         }
+    }
+
+    /// Asks on a thread that may block; the line editor has given the terminal back by now.
+    async fn consent(&self, model: &str) -> anyhow::Result<()> {
+        if self.run.scope != Some(Scope::Commons) {
+            return Ok(());
+        }
+        let (home, model) = (self.session.prepared_home()?, model.to_owned());
+        tokio::task::spawn_blocking(move || consent::require(&home, &model, false)).await?
     }
 
     async fn show(&mut self, part: Part) {

@@ -56,10 +56,17 @@ pub enum Part {
     Parameters,
 }
 
-/// Lines of a turn that is not complete yet.
+/// Lines between fences that are not complete yet.
 #[derive(Debug, Default)]
 pub struct Gather {
-    open: Option<String>,
+    open: Option<Open>,
+}
+
+/// What was gathered so far, and what it will be.
+#[derive(Debug)]
+struct Open {
+    text: String,
+    becomes: fn(String) -> Typed,
 }
 
 impl Gather {
@@ -75,32 +82,55 @@ impl Gather {
 
     /// Takes a line; `None` wants more.
     pub fn line(&mut self, line: &str) -> Option<Typed> {
-        if let Some(open) = &mut self.open {
-            let Some(last) = line.trim_end().strip_suffix(FENCE) else {
-                open.push_str(line);
-                open.push('\n');
-                return None;
-            };
-            open.push_str(last);
-            return self.open.take().map(said);
+        if let Some(mut open) = self.open.take() {
+            if let Some(last) = line.trim_end().strip_suffix(FENCE) {
+                open.text.push_str(last);
+                return Some((open.becomes)(open.text));
+            }
+            open.text.push_str(line);
+            open.text.push('\n');
+            self.open = Some(open);
+            return None;
         }
-        let Some(rest) = line.trim_start().strip_prefix(FENCE) else {
-            return Some(if line.trim_start().starts_with('/') {
-                command(line.trim())
-            } else {
-                said(line.to_owned())
-            });
-        };
+        let begun = line.trim_start();
+        if let Some(rest) = begun.strip_prefix(FENCE) {
+            return self.fenced(rest, said);
+        }
+        if let Some(rest) = system_fence(begun) {
+            return self.fenced(rest, system);
+        }
+        Some(if begun.starts_with('/') {
+            command(line.trim())
+        } else {
+            said(line.to_owned())
+        })
+    }
+
+    /// What stands behind an opening fence: the whole of it, or its first line.
+    fn fenced(&mut self, rest: &str, becomes: fn(String) -> Typed) -> Option<Typed> {
         if let Some(whole) = rest.trim_end().strip_suffix(FENCE) {
-            return Some(said(whole.to_owned()));
+            return Some(becomes(whole.to_owned()));
         }
-        self.open = Some(if rest.is_empty() {
+        let text = if rest.is_empty() {
             String::new()
         } else {
             format!("{rest}\n")
-        });
+        };
+        self.open = Some(Open { text, becomes });
         None
     }
+}
+
+/// What stands behind the fence of `/set system """`.
+fn system_fence(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("/set")?.trim_start();
+    rest.strip_prefix("system")?
+        .trim_start()
+        .strip_prefix(FENCE)
+}
+
+fn system(text: String) -> Typed {
+    Typed::Command(Command::SetSystem(text))
 }
 
 fn said(text: String) -> Typed {
@@ -124,6 +154,16 @@ fn command(line: &str) -> Typed {
         ("/show", "license" | "licence") => Command::Show(Part::License),
         ("/show", "system") => Command::Show(Part::System),
         ("/show", "parameters") => Command::Show(Part::Parameters),
+        ("/show", "modelfile") => {
+            return Typed::Wrong(
+                "/show modelfile is not there yet; /show tells what is known".to_owned(),
+            );
+        }
+        ("/save", _) => {
+            return Typed::Wrong(
+                "/save is not there yet: a conversation is kept nowhere".to_owned(),
+            );
+        }
         ("/show", part) => return Typed::Wrong(format!("nothing to show called '{part}'")),
         ("/load", "") => return Typed::Wrong("/load needs a model's name".to_owned()),
         ("/load", model) => Command::Load(model.to_owned()),
@@ -143,7 +183,7 @@ fn set(rest: &str) -> Typed {
             }
             None => return Typed::Wrong(format!("/set parameter {value} needs a value")),
         },
-        ("system", text) => Command::SetSystem(unquoted(text.trim_matches('"')).to_owned()),
+        ("system", text) => Command::SetSystem(unquoted(text).to_owned()),
         ("verbose", _) => Command::SetVerbose(true),
         ("quiet", _) => Command::SetVerbose(false),
         _ => return Typed::Wrong("/set takes parameter, system, verbose or quiet".to_owned()),
@@ -151,9 +191,11 @@ fn set(rest: &str) -> Typed {
     Typed::Command(command)
 }
 
+/// The text inside a pair of quotes around all of it; quotes within it are the text's own.
 fn unquoted(text: &str) -> &str {
     text.strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
+        .filter(|inside| !inside.contains('"'))
         .unwrap_or(text)
 }
 
@@ -210,6 +252,44 @@ mod tests {
         is("/set verbose", Command::SetVerbose(true));
         is("/show", Command::Show(Part::Info));
         is("/show template", Command::Show(Part::Template));
+    }
+
+    #[test]
+    fn a_system_text_may_have_several_lines() {
+        let system = |text: &str| Typed::Command(Command::SetSystem(text.into()));
+        assert_eq!(
+            typed(&["/set system \"\"\"Be brief.", "Be kind.\"\"\"", "hello"]),
+            [system("Be brief.\nBe kind."), Typed::Turn("hello".into())]
+        );
+        assert_eq!(
+            typed(&["/set system \"\"\"", "/bye stays text", "\"\"\""]),
+            [system("/bye stays text\n")]
+        );
+    }
+
+    #[test]
+    fn only_quotes_around_the_whole_text_are_taken_off() {
+        for (typed_text, text) in [
+            ("Say \"hi\"", "Say \"hi\""),
+            ("\"Be brief.\"", "Be brief."),
+            ("\"Say\" and \"go\"", "\"Say\" and \"go\""),
+            ("\"", "\""),
+            ("", ""),
+        ] {
+            let line = format!("/set system {typed_text}");
+            let expected = Typed::Command(Command::SetSystem(text.into()));
+            assert_eq!(typed(&[&line]), [expected]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_so() {
+        for line in ["/save mine", "/show modelfile"] {
+            let [Typed::Wrong(why)] = &typed(&[line])[..] else {
+                panic!("{line} is a command");
+            };
+            assert!(why.contains("not there yet"), "{why}");
+        }
     }
 
     #[test]

@@ -14,9 +14,10 @@ use super::{
     consent,
     plain::{self, Scope, Wall, scope_code},
     sampling::Sampling,
-    session::{Session, interrupted},
-    story::Story,
+    session::{Session, interrupted, note},
+    story::{self, Story},
 };
+use crate::config::KeepAlive;
 
 mod answer;
 mod conversation;
@@ -74,6 +75,10 @@ pub struct Run {
     #[arg(long)]
     verbose: bool,
 
+    /// How long the model stays in this machine's memory afterwards, such as 10m; 0 unloads it, -1 keeps it
+    #[arg(long, value_name = "DURATION", value_parser = KeepAlive::parse, allow_hyphen_values = true)]
+    keepalive: Option<KeepAlive>,
+
     /// Shape of the answer
     #[arg(long, default_value = "text", hide_possible_values = true)]
     format: Format,
@@ -84,12 +89,18 @@ pub struct Run {
 enum Format {
     /// As the model writes
     Text,
+    /// JSON and nothing else
+    Json,
 }
 
 impl Run {
     /// Answers, or converses.
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let Format::Text = self.format;
+        if let Format::Json = self.format {
+            return Err(Story::usage("answers that are sure to be JSON are not there yet")
+                .hint("ask for JSON in the prompt and check it; `--json` is about this program's own words")
+                .into());
+        }
         let prompt = self.prompt.join(" ");
         let talk = prompt.is_empty() && !session.json && conversation::possible();
         let question = if talk {
@@ -132,9 +143,28 @@ impl Run {
             verbose: self.verbose,
         };
         tokio::select! {
-            answer = answer::stream(session, &mut client, request, manner) => answer.map(drop),
+            answer = answer::stream(session, &mut client, request, manner) => drop(answer?),
             // Ending the program closes the stream, which cancels the job.
-            () = interrupted() => Err(Story::interrupted().into()),
+            () = interrupted() => return Err(Story::interrupted().into()),
+        }
+        self.keep(&mut client).await;
+        Ok(())
+    }
+
+    /// Says how long the model stays loaded, once it is. An answer that came is not undone by a failure here.
+    async fn keep(&self, client: &mut Client) {
+        let Some(stay) = self.keepalive else { return };
+        let request = v1::KeepAliveRequest {
+            model: self.model.clone(),
+            seconds: stay.seconds(),
+        };
+        match client.keep_alive(request).await {
+            Ok(reply) if !reply.get_ref().loaded => note(format_args!(
+                "--keepalive changes nothing: '{}' is not in this machine's memory",
+                self.model
+            )),
+            Ok(_) => {}
+            Err(status) => story::tell(&story::refused(status)),
         }
     }
 

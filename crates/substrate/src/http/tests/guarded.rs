@@ -32,9 +32,9 @@ async fn strange_hosts_and_origins_are_refused_in_both_shapes() {
     }
     expect![[r#"
         403
-        {"error":{"code":"forbidden","message":"the Host 'evil.example' is not a name of this listener; list it in the settings if it is","param":null,"type":"permission_error"}}
+        {"error":{"code":"forbidden","message":"the Host 'evil.example' is not a name of this listener; if it is, add it to `names` under [api] in config.toml and restart the daemon","param":null,"type":"permission_error"}}
         403
-        {"error":"the Host 'evil.example' is not a name of this listener; list it in the settings if it is"}
+        {"error":"the Host 'evil.example' is not a name of this listener; if it is, add it to `names` under [api] in config.toml and restart the daemon"}
         403
         {"error":{"code":"forbidden","message":"pages of the origin 'null' may not use this listener","param":null,"type":"permission_error"}}
         403
