@@ -51,8 +51,10 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .into_iter()
         .enumerate()
         .map(|(at, message)| turn(at, message));
-    let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
-    input.tools = request.tools.as_deref().and_then(non_empty_list);
+    let input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
+    if request.tools.as_deref().and_then(non_empty_list).is_some() {
+        return Err(Refusal::no_tools());
+    }
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(
         model.clone(),
