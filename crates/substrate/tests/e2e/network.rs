@@ -34,7 +34,7 @@ fn models_come_along_into_a_network_that_is_founded_or_joined_later() -> Result<
     assert_eq!(names(&guest)?, [MODEL]);
 
     // A second code of the same network moves nobody.
-    let code = host.json(&["circle", "invite", "--circle", "friends"])?;
+    let code = host.json(&["circle", "invite", "friends"])?;
     let code = code["code"].as_str().context("no code")?;
     let told = guest.json(&["circle", "join", code])?;
     assert!(told["left"].is_null(), "{told}");
