@@ -79,7 +79,7 @@ pub struct Want {
     pub n_in_estimate: u32,
     /// At most this many new tokens.
     pub max_tokens: u32,
-    /// How long the client waits for the whole answer.
+    /// How long the client waits with nothing coming: for the first token, and after any token while no text flows.
     pub deadline_ms: u64,
     /// Who asks.
     pub client: ClientId,
@@ -102,7 +102,7 @@ pub struct Terms {
     pub max_tokens: u32,
     /// Tokens of earlier attempts to be read in again.
     pub resume_tokens: u32,
-    /// A duration from now.
+    /// How long the requester waits from now on for the attempt's first token.
     pub deadline_ms: u64,
 }
 

@@ -6,11 +6,12 @@
 //! Absent by design: looking into the files, and touching a file of the user's: an import never
 //! moves, changes or deletes what it was given.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use substrate_record::ContentHash;
@@ -81,6 +82,8 @@ pub enum BlobError {
 #[derive(Debug, Clone)]
 pub struct Blobs {
     folder: Arc<PathBuf>,
+    /// What each blob looked like when this process last found its digest right.
+    sound: Arc<Mutex<BTreeMap<ContentHash, Sight>>>,
 }
 
 impl Blobs {
@@ -103,6 +106,7 @@ impl Blobs {
         }
         Ok(Self {
             folder: Arc::new(folder.to_path_buf()),
+            sound: Arc::default(),
         })
     }
 
@@ -150,11 +154,46 @@ impl Blobs {
     /// Removes a blob; `false` if there was none.
     pub fn remove(&self, digest: &ContentHash) -> Result<bool, BlobError> {
         let path = self.path(digest);
+        self.sound().remove(digest);
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(FileError::at("remove", &path)(error).into()),
         }
+    }
+
+    /// Makes sure of a blob before it is used: its digest is computed the first time, and again once anything
+    /// about the file has changed. Disks rot, and a blob that was linked is still its owner's to write.
+    ///
+    /// Blocks for as long as reading the file takes.
+    pub fn check(&self, digest: &ContentHash) -> Result<(), BlobError> {
+        let seen = self.look(digest)?;
+        let known = self.sound().get(digest).is_some_and(|sound| *sound == seen);
+        if known {
+            return Ok(());
+        }
+        self.verify(digest)?;
+        // Only what stood still while it was read is known by its looks.
+        if self.look(digest)? == seen {
+            self.sound().insert(*digest, seen);
+        }
+        Ok(())
+    }
+
+    fn look(&self, digest: &ContentHash) -> Result<Sight, BlobError> {
+        let path = self.path(digest);
+        match std::fs::metadata(&path) {
+            Ok(found) => Ok(Sight::of(&found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(BlobError::Absent(*digest))
+            }
+            Err(error) => Err(FileError::at("read", &path)(error).into()),
+        }
+    }
+
+    /// Nothing panics while holding this lock, so a poisoned one still guards whole state.
+    fn sound(&self) -> std::sync::MutexGuard<'_, BTreeMap<ContentHash, Sight>> {
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a blob again; one that lies is quarantined.
@@ -180,6 +219,7 @@ impl Blobs {
     pub fn quarantine(&self, digest: &ContentHash, why: &str) -> Result<PathBuf, BlobError> {
         let from = self.path(digest);
         let to = self.quarantine_place(digest);
+        self.sound().remove(digest);
         std::fs::rename(&from, &to).map_err(FileError::at("quarantine", &from))?;
         sync_folder(&self.folder)?;
         tracing::warn!(%digest, why, path = %to.display(), "blob quarantined");
@@ -258,7 +298,7 @@ fn hash(mut from: impl Read, seen: &mut dyn FnMut(u64)) -> io::Result<(ContentHa
 }
 
 /// What must not change while a file is read.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
     inode: u64,
@@ -273,6 +313,24 @@ impl Stamp {
             inode: found.ino(),
             size: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
+        }
+    }
+}
+
+/// What changes when a file's bytes do: its [`Stamp`], and the time the system noted, which no program can set back.
+///
+/// A new name for the file changes that time too, which is why imports do not compare it.
+#[derive(Debug, PartialEq, Eq)]
+struct Sight {
+    stamp: Stamp,
+    noted: (i64, i64),
+}
+
+impl Sight {
+    fn of(found: &std::fs::Metadata) -> Self {
+        Self {
+            stamp: Stamp::of(found),
+            noted: (found.ctime(), found.ctime_nsec()),
         }
     }
 }

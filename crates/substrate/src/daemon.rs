@@ -1,7 +1,7 @@
 //! The daemon: one process per home, which answers its owner, lends what its owner lends, and holds no more
 //! than the expendable device key.
 //!
-//! Reading order: [`life`] (the loop), `perform` (actions), `calls` (the door), `world` (the mesh),
+//! Reading order: [`life`] (the loop), `perform` (actions), `calls` and `stock` (the door), `world` (the mesh),
 //! [`session`] (job streams), [`engine`] and [`pool`] (workers), [`start`] (what a life is made of).
 //!
 //! Invariant: what a stranger sends is parsed here only as far as frames, canonical CBOR and signatures.
@@ -22,8 +22,9 @@ mod road;
 pub mod session;
 mod settings;
 mod shelf;
-mod threads;
 pub mod start;
+mod stock;
+mod threads;
 mod views;
 mod world;
 
@@ -79,7 +80,8 @@ pub fn inspector(home: &Home) -> anyhow::Result<Arc<dyn Inspect>> {
     Ok(Arc::new(pool::WalledInspector::new(pool)))
 }
 
-/// Runs until told to stop. Moves to another network, when its owner joins one, without letting go of its listeners.
+/// Runs until told to stop, and then as long as what runs takes to finish or to be handed over. Told a second time
+/// it ends at once.
 ///
 /// # Errors
 /// Why it could not start: another daemon holds the home, a port is taken, settings are wrong.
@@ -88,9 +90,22 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     let home = options.home.clone();
     home.prepare()?;
     let _lock = DaemonLock::take(&home)?;
+    let (drain, at_once) = (CancellationToken::new(), CancellationToken::new());
+    watch_signals(drain.clone(), at_once.clone());
+    tokio::select! {
+        biased;
+        // The store is whole at every moment, and peers and clients notice by themselves.
+        () = at_once.cancelled() => Ok(()),
+        outcome = serve(options, home, drain) => outcome,
+    }
+}
+
+/// Opens everything, and lives in one network after the other without letting go of its listeners, until `drain`.
+async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> anyhow::Result<()> {
     let config = Config::load(&home)?;
     let mut opened = Opened::open(&home, &config)?;
     let (door, mut calls) = Door::new();
+    // The listeners' own end: they answer, if only to refuse, until the last life has drained.
     let stop = CancellationToken::new();
     let (desks, desk) = watch::channel(Arc::new(opened.desk(&home)?));
     let listeners = listeners(&options, &config, &opened.keys).await?;
@@ -111,12 +126,11 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
             tracing::error!(%error, "the owner's socket failed");
         }
     });
-    watch_signals(stop.clone());
     let mut life = start::life(
         &options,
         &opened,
         desks.borrow().clone(),
-        stop.child_token(),
+        drain.child_token(),
     )
     .await?;
     loop {
@@ -127,9 +141,9 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         calls = inbox;
         let desk = Arc::new(opened.desk(&home)?);
         desks.send_replace(desk.clone());
-        life = start_again(&options, &opened, &desk, &stop).await?;
+        life = start_again(&options, &opened, &desk, &drain).await?;
         // An asker that went away sees the network by itself.
-        let _ = arrival.reply.send(Ok(arrival.network));
+        let _ = arrival.reply.send(Ok(arrival.joined));
     }
     stop.cancel();
     while served.join_next().await.is_some() {}
@@ -141,11 +155,11 @@ async fn start_again(
     options: &DaemonOptions,
     opened: &Opened,
     desk: &Arc<Desk>,
-    stop: &CancellationToken,
+    drain: &CancellationToken,
 ) -> anyhow::Result<start::Ready> {
     let deadline = Instant::now() + REBIND_DEADLINE;
     loop {
-        match start::life(options, opened, desk.clone(), stop.child_token()).await {
+        match start::life(options, opened, desk.clone(), drain.child_token()).await {
             Err(error) if Instant::now() < deadline => {
                 tracing::debug!(%error, "the mesh does not start yet")
             }
@@ -265,22 +279,34 @@ fn policy(config: &Config, bound: SocketAddr) -> ListenerPolicy {
     }
 }
 
-fn watch_signals(stop: CancellationToken) {
+/// The first signal drains, the second ends at once.
+fn watch_signals(drain: CancellationToken, at_once: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
     tokio::spawn(async move {
-        let mut terminate =
-            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-                Ok(terminate) => terminate,
-                Err(error) => {
-                    tracing::error!(%error, "no handler for SIGTERM");
-                    return;
-                }
-            };
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
+        let (mut terminate, mut interrupt) = match (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "no handler for SIGTERM and SIGINT");
+                return;
+            }
+        };
+        for (told, token) in [
+            (
+                "stopping: running answers finish or are handed over; a second signal ends at once",
+                drain,
+            ),
+            ("stopping at once: running answers are cut off", at_once),
+        ] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("{told}");
+            token.cancel();
         }
-        tracing::info!("stopping: running answers finish or are handed over");
-        stop.cancel();
     });
 }
 

@@ -60,7 +60,7 @@ pub struct Ask {
     pub placement: Placement,
     /// The wall demanded of the node; `None` = the default demand.
     pub wall: Option<WallTier>,
-    /// Milliseconds until the client no longer wants an answer.
+    /// Milliseconds the client waits with nothing coming: for the first token, and after it between two.
     pub deadline_ms: u64,
     /// Who asks.
     pub client: Client,
@@ -213,6 +213,24 @@ pub fn scope_word(scope: Scope) -> &'static str {
     }
 }
 
+/// By how much a prompt is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overflow {
+    /// Tokens of the prompt.
+    pub used: u32,
+    /// Tokens of the context.
+    pub limit: u32,
+}
+
+fn overflow_words(tokens: Option<Overflow>) -> String {
+    match tokens {
+        Some(Overflow { used, limit }) => {
+            format!("the prompt needs {used} tokens, the context holds {limit}")
+        }
+        None => "the prompt is longer than the context".to_owned(),
+    }
+}
+
 /// Why a job was not taken, or not finished.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -244,12 +262,10 @@ pub enum AskError {
         why: String,
     },
     /// Prompt and answer do not fit.
-    #[error("the prompt needs {used} tokens, the context holds {limit}")]
+    #[error("{}", overflow_words(*tokens))]
     ContextOverflow {
-        /// Tokens of the prompt.
-        used: u32,
-        /// Tokens of the context.
-        limit: u32,
+        /// The counts, if a worker of this machine told them: another node's refusal carries none.
+        tokens: Option<Overflow>,
     },
     /// The caller may not do this.
     #[error("{why}")]
@@ -266,14 +282,17 @@ pub enum AskError {
         retry_after_ms: u64,
     },
     /// The client's deadline passed.
-    #[error("no node finished the answer before the deadline of {deadline_ms} ms: {why}")]
+    #[error("nothing came within the deadline of {deadline_ms} ms: {why}")]
     Deadline {
         /// As asked.
         deadline_ms: u64,
         /// What was tried.
         why: String,
     },
-    /// Cancelled by `jobs cancel` or a stop of the daemon.
+    /// The daemon is stopping: it takes nothing new, and what it could not finish it gives up.
+    #[error("the daemon is stopping: ask again when it is back")]
+    Stopping,
+    /// Cancelled by `jobs cancel`.
     #[error("the job was cancelled: {why}")]
     Cancelled {
         /// By whom.
@@ -319,6 +338,8 @@ pub struct ModelView {
     pub n_params: u64,
     /// Trained context length.
     pub context: u32,
+    /// Context that a worker of this machine gives it; `None` if it is another node's.
+    pub served_context: Option<u32>,
     /// SPDX expression or the model's own words.
     pub licence: String,
     /// Unix milliseconds of import or first sight.
@@ -346,6 +367,8 @@ pub struct JobView {
     pub scope: Scope,
     /// `queued`, `starting`, `running`, `finished`, `failed`.
     pub state: String,
+    /// Who asked, if a client of this daemon did.
+    pub client: Option<Client>,
     /// The other side.
     pub peer: Option<NodeId>,
     /// Place in the queue, while it waits.
@@ -390,6 +413,8 @@ pub struct WorkerView {
     pub arch: String,
     /// Quantisation.
     pub quant: String,
+    /// Parameters, 0 if unknown.
+    pub n_params: u64,
 }
 
 /// A node in sight.
@@ -446,8 +471,19 @@ pub struct Status {
     pub rss: u64,
     /// Milliseconds since start.
     pub uptime_ms: u64,
+    /// What runs is finished or handed over, and nothing new is taken.
+    pub stopping: bool,
     /// Things the owner should know.
     pub warnings: Vec<String>,
+}
+
+/// Where a join led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Name of the network this machine is in now.
+    pub network: String,
+    /// Name of the one it left for it. Models came along; receipts and circles stay with the network left.
+    pub left: Option<String>,
 }
 
 /// A question to the daemon's loop. `reply` is dropped if the daemon stops first.
@@ -502,10 +538,10 @@ pub enum Call {
     SettingsChanged {
         reply: oneshot::Sender<Result<(), String>>,
     },
-    /// Join by an invite code; answers with the network's name.
+    /// Join by an invite code.
     Join {
         code: String,
-        reply: oneshot::Sender<Result<String, String>>,
+        reply: oneshot::Sender<Result<Joined, String>>,
     },
     /// Make an invite (its secret is kept hashed, single use).
     Invite {
@@ -518,7 +554,7 @@ pub enum Call {
         model: String,
         reply: oneshot::Sender<Result<(u64, u64), AskError>>,
     },
-    /// Finish or hand over what runs, then stop.
+    /// Finish or hand over what runs, then stop. New jobs are refused from now on.
     Stop { reply: oneshot::Sender<()> },
 }
 

@@ -11,7 +11,9 @@
 //! and the connection against the inviter's key.
 
 mod code;
+mod reach;
 mod redeem;
 
 pub use code::{Invite, InviteError, InviteSecret, MAX_ADDRS};
+pub use reach::reachable;
 pub use redeem::{PendingInvite, RedeemError, Redeemed, issue, pending, redeem, revoke};

@@ -230,7 +230,8 @@ fn a_blob_goes_with_its_last_name() {
         .unwrap()
         .held
         .weights();
-    catalogue.copy("one", &named("two"), 8).unwrap();
+    let freed = catalogue.copy("one", &named("two"), 8).unwrap();
+    assert!(freed.is_empty(), "no older model had the name");
     assert!(
         catalogue
             .remove(&named("one"))
@@ -319,6 +320,29 @@ fn an_entry_of_the_registry_is_adopted_before_one_of_a_device() {
     assert!(third.adopted);
     assert_eq!(third.held.entry.id(), by_registry.held.entry.id());
     assert_ne!(third.held.entry.id(), by_device.held.entry.id());
+}
+
+#[test]
+fn a_name_that_is_bound_anew_gives_up_the_older_bytes() {
+    let machine = Machine::new();
+    let import = |content: &str, name: &str| {
+        let file = machine.file("a.gguf", content);
+        let report = machine.import(&file, name).unwrap();
+        report.held.weights()
+    };
+    let first = import("GGUF llama 10\nfirst", "one");
+    let second = import("GGUF llama 10\nsecond", "one");
+    let blobs = machine.blobs();
+    assert!(!blobs.has(&first) && blobs.has(&second), "a newer import");
+    // The same bytes again are not an older model's.
+    assert_eq!(import("GGUF llama 10\nsecond", "one"), second);
+    assert!(blobs.has(&second));
+    // A second name keeps them.
+    let catalogue = machine.catalogue();
+    assert!(catalogue.copy("one", &named("two"), 8).unwrap().is_empty());
+    let third = import("GGUF llama 10\nthird", "one");
+    assert!(blobs.has(&second) && blobs.has(&third));
+    assert_eq!(catalogue.copy("one", &named("two"), 9).unwrap(), [second]);
 }
 
 #[test]

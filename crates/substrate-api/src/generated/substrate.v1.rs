@@ -1170,6 +1170,9 @@ pub struct JoinReply {
     /// Name of the network joined.
     #[prost(string, tag = "1")]
     pub network_name: ::prost::alloc::string::String,
+    /// Name of the network left for it, if it is another one.
+    #[prost(string, optional, tag = "2")]
+    pub left: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

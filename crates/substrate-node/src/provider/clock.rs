@@ -59,7 +59,7 @@ impl Provider {
 
 impl Work {
     fn overdue(&self, now: Timestamp, world: &World) -> Option<Overdue> {
-        if now >= self.deadline {
+        if self.patience_ends_at().is_some_and(|at| now >= at) {
             return Some(Overdue::Deadline);
         }
         if self.silent_at(world).is_some_and(|at| now >= at) {
@@ -74,11 +74,13 @@ impl Work {
     }
 
     fn due(&self, world: &World) -> Timestamp {
-        let limits = [self.silent_at(world), self.lease_ends_at()];
-        limits
-            .into_iter()
-            .flatten()
-            .fold(self.deadline, Timestamp::min)
+        let limits = [
+            self.patience_ends_at(),
+            self.silent_at(world),
+            self.lease_ends_at(),
+        ];
+        // Work without a first token has its deadline, and any other its lease.
+        limits.into_iter().flatten().min().unwrap_or(self.deadline)
     }
 
     /// When silence will mean that the requester is gone. The own machine cannot fall silent to itself.

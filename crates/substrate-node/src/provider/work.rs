@@ -17,6 +17,7 @@ pub(crate) struct Work {
     pub identity: Identity,
     pub phase: WorkPhase,
     pub since: Timestamp,
+    /// When the requester no longer waits for a first token. See [`Work::patience_ends_at`].
     pub deadline: Timestamp,
     /// Last sign of life of the requester.
     pub heard: Timestamp,
@@ -51,6 +52,12 @@ impl Work {
 
     pub fn is_own(&self, own: NodeId) -> bool {
         self.attempt.peer == own
+    }
+
+    /// The manifest's deadline bounds the wait for the first token. From then on the work has its lease, which every
+    /// step renews: an answer that gets on is not cut for being long.
+    pub fn patience_ends_at(&self) -> Option<Timestamp> {
+        (self.tokens == 0).then_some(self.deadline)
     }
 
     /// True while it occupies a slot.

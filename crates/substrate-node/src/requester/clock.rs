@@ -114,7 +114,7 @@ impl Job {
             let live = self.live.as_ref()?;
             return (now >= live.moved + SETTLE_LIMIT_MS).then_some(Overdue::Settle);
         }
-        if now >= self.deadline {
+        if self.patience_ends_at().is_some_and(|at| now >= at) {
             return Some(Overdue::Deadline);
         }
         if let Some(live) = &self.live {
@@ -133,24 +133,21 @@ impl Job {
     }
 
     fn due(&self, world: &World) -> Timestamp {
-        let Some(live) = &self.live else {
-            return [Some(self.look_at), self.news_at()]
-                .into_iter()
-                .flatten()
-                .fold(self.deadline, Timestamp::min);
+        let patience = self.patience_ends_at();
+        let limits = match &self.live {
+            None => [patience, Some(self.look_at), None, self.news_at()],
+            Some(live) if live.phase == JobPhase::Settling => {
+                return live.moved + SETTLE_LIMIT_MS;
+            }
+            Some(live) => [
+                patience,
+                live.silent_at(world),
+                live.stalled_at(world),
+                self.news_at(),
+            ],
         };
-        if live.phase == JobPhase::Settling {
-            return live.moved + SETTLE_LIMIT_MS;
-        }
-        let limits = [
-            live.silent_at(world),
-            live.stalled_at(world),
-            self.news_at(),
-        ];
-        limits
-            .into_iter()
-            .flatten()
-            .fold(self.deadline, Timestamp::min)
+        // While text flows there is no patience to end, but the limit of a stall.
+        limits.into_iter().flatten().min().unwrap_or(self.deadline)
     }
 
     fn news_at(&self) -> Option<Timestamp> {

@@ -18,6 +18,9 @@ pub(crate) struct Job {
     /// The scope to sign: never wider than asked.
     pub scope: Scope,
     pub since: Timestamp,
+    /// When the client's patience ends if nothing comes before: a deadline after the submission, and after each token.
+    /// While text flows it does not count at all; then only a stall ends the attempt, so that a slow and healthy
+    /// stream is never cut for being long.
     pub deadline: Timestamp,
     /// Order of submission, for fairness among equals.
     pub order: u64,
@@ -98,6 +101,17 @@ impl Job {
     pub fn wait(&mut self, blocked: &Blocked) {
         self.waits = blocked.why;
         self.look_at = blocked.until;
+    }
+
+    /// A token came: the client's patience begins anew.
+    pub fn feed(&mut self, now: Timestamp) {
+        self.deadline = now + self.want.deadline_ms;
+    }
+
+    /// When the client's patience ends; `None` while text flows.
+    pub fn patience_ends_at(&self) -> Option<Timestamp> {
+        let flows = |live: &Live| live.phase == JobPhase::Running && live.tokens > 0;
+        (!self.live.as_ref().is_some_and(flows)).then_some(self.deadline)
     }
 
     /// Tokens the client has.

@@ -17,12 +17,13 @@ use crate::limits::{
     LIST_RETRY_MS, LOST_RETRY_MS, MAX_GIVEN_UP, OWN_LIST, QUEUE_PATIENCE_MS, RETRY_RANGE_MS,
     TRIED_PER_JOB,
 };
+use crate::route::ScopedCandidates;
 use crate::status::{JobPhase, JobStatus};
 use crate::terms::{
     AttemptId, ClientId, CloseReason, JobFailure, MoveReason, Placement, Refusal, Timestamp, Want,
 };
 use crate::warm::Warm;
-use crate::world::Step;
+use crate::world::{Step, World};
 
 use job::{Job, Live, Promise};
 
@@ -187,10 +188,14 @@ impl Requester {
             return self.on_misbehaved(step, attempt);
         }
         live.heard = now;
-        if prefilled > live.prefilled || tokens > live.tokens {
+        let fed = tokens > live.tokens;
+        if prefilled > live.prefilled || fed {
             live.moved = now;
             live.prefilled = live.prefilled.max(prefilled);
             live.tokens = live.tokens.max(tokens);
+        }
+        if fed {
+            job.feed(now);
         }
     }
 
@@ -247,8 +252,9 @@ impl Requester {
         job.keep_away(attempt.peer, step.now + retry);
         if why.blames_the_job() {
             job.blamed_by.insert(attempt.peer);
-            // The own machine is believed, a stranger only when a second one says the same.
-            if attempt.peer == step.world.own() || job.blamed_by.len() >= 2 {
+            // The own machine is believed, a stranger when a second one says the same or there is no second.
+            let own = attempt.peer == step.world.own();
+            if own || job.blamed_by.len() >= 2 || !job.has_another_opinion(step.world) {
                 return self.fail(
                     step,
                     attempt.job,
@@ -463,6 +469,20 @@ impl Requester {
 }
 
 impl Job {
+    /// Somebody who could answer has not yet said that the job itself is at fault.
+    fn has_another_opinion(&self, world: &World) -> bool {
+        let candidates = ScopedCandidates::of(world, self.scope);
+        let holders = |entry| candidates.holders(entry).into_iter();
+        let asked = |node: &NodeId| match self.want.placement {
+            Placement::Any => true,
+            Placement::Elsewhere => *node != world.own(),
+            Placement::Node(wanted) => *node == wanted,
+        };
+        (self.want.entries.iter())
+            .flat_map(holders)
+            .any(|node| asked(&node) && !self.blamed_by.contains(&node))
+    }
+
     fn keep_away(&mut self, node: NodeId, until: Timestamp) {
         if self.tried.len() < TRIED_PER_JOB || self.tried.contains_key(&node) {
             self.tried.insert(node, until);

@@ -613,7 +613,7 @@ fn a_draining_node_lets_run_what_runs() {
 }
 
 #[test]
-fn a_deadline_ends_waiting_and_work() {
+fn a_deadline_ends_the_wait_for_the_first_token() {
     check(
         "own m
         lend commons 1
@@ -637,6 +637,38 @@ fn a_deadline_ends_waiting_and_work() {
                 1: publish to circle: [m] slots 1 queue 1
                 500: reply T j2#1: refused DeadlinePassed, again in 30000
                 1000: stop S j1#1: Deadline
+        "#]],
+    );
+}
+
+#[test]
+fn work_that_gets_on_outlives_the_deadline() {
+    check(
+        "own m
+        lend commons 1
+        offer S j1#1 commons deadline=1000
+        from S j1#1 input
+        from S j1#1 begun
+        from S j1#1 made 1
+        +1700
+        from S j1#1 beats
+        +1700
+        from S j1#1 done 12",
+        expect![[r#"
+            own m
+            lend commons 1
+            offer S j1#1 commons deadline=1000
+                reply S j1#1: ready
+            from S j1#1 input
+                run S j1#1 m
+            from S j1#1 begun
+            from S j1#1 made 1
+            +1700
+                1: publish to all: [m] slots 1 queue 0
+                1: publish to circle: [m] slots 1 queue 0
+            from S j1#1 beats
+            +1700
+            from S j1#1 done 12
         "#]],
     );
 }

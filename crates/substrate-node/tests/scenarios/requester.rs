@@ -932,7 +932,7 @@ fn a_store_that_hangs_does_not_keep_the_answer() {
 }
 
 #[test]
-fn the_deadline_ends_a_waiting_and_a_running_job() {
+fn the_deadline_ends_a_wait_for_the_first_token() {
     check(
         "submit j1 commons deadline=1000
         +1000
@@ -941,7 +941,6 @@ fn the_deadline_ends_a_waiting_and_a_running_job() {
         submit j2 commons deadline=1000
         S j2#1 ready
         S j2#1 started
-        S j2#1 tokens 3
         +1000",
         expect![[r#"
             submit j1 commons deadline=1000
@@ -958,10 +957,75 @@ fn the_deadline_ends_a_waiting_and_a_running_job() {
                 tell j2: 0 ahead, 0 ms, node S is preparing
             S j2#1 started
                 tell started S j2#1 9 in
-            S j2#1 tokens 3
             +1000
-                2000: close S j2#1 3 tokens: Deadline
+                2000: close S j2#1 0 tokens: Deadline
                 2000: fail j2: the deadline passed after 1 attempts: node f80cccdc was answering
+        "#]],
+    );
+}
+
+#[test]
+fn text_that_flows_is_not_cut_by_the_deadline_but_silence_is() {
+    check(
+        "peer S
+        gossip S m
+        submit j1 commons deadline=1500
+        S j1#1 ready
+        S j1#1 started
+        +1400
+        S j1#1 tokens 3
+        +1400
+        S j1#1 beats
+        +1400
+        S j1#1 tokens 4
+        +1000
+        S j1#1 cut-off
+        +2000",
+        expect![[r#"
+            peer S
+            gossip S m
+                forward
+            submit j1 commons deadline=1500
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+            S j1#1 ready
+                tell j1: 0 ahead, 0 ms, node S is preparing
+            S j1#1 started
+                tell started S j1#1 9 in
+            +1400
+            S j1#1 tokens 3
+            +1400
+            S j1#1 beats
+            +1400
+            S j1#1 tokens 4
+            +1000
+            S j1#1 cut-off
+                close S j1#1 4 tokens: Lost
+                tell j1 left S after 4: Vanished
+                tell j1: 0 ahead, 0 ms, every node that could answer is busy or out of reach
+            +2000
+                5700: fail j1: the deadline passed after 1 attempts: every node that could answer is busy or out of reach
+        "#]],
+    );
+}
+
+#[test]
+fn the_only_node_there_is_is_believed_that_the_prompt_does_not_fit() {
+    check(
+        "peer S
+        gossip S m
+        submit j1 commons
+        S j1#1 refuses context 3000",
+        expect![[r#"
+            peer S
+            gossip S m
+                forward
+            submit j1 commons
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+            S j1#1 refuses context 3000
+                close S j1#1 0 tokens: Refused
+                fail j1: prompt and answer do not fit the context
         "#]],
     );
 }

@@ -164,3 +164,53 @@ fn folders_and_absent_files_are_refused_by_name() {
         .unwrap_err();
     assert!(absent.to_string().contains("/nowhere/x"), "{absent}");
 }
+
+#[test]
+fn a_blob_is_read_once_and_again_when_the_file_has_changed() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.gguf", b"weights");
+    let digest = fixture
+        .blobs
+        .import(&file, None, &mut |_, _| {})
+        .unwrap()
+        .digest;
+    fixture.blobs.check(&digest).unwrap();
+    assert_eq!(fixture.blobs.sound().len(), 1);
+    fixture.blobs.check(&digest).unwrap();
+
+    // One byte, of the same length, at the same second, with the time of the last write set back.
+    let path = fixture.blobs.path(&digest);
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let mut own = OpenOptions::new().write(true).open(&path).unwrap();
+    own.write_all(b"W").unwrap();
+    own.set_modified(before).unwrap();
+    let refused = fixture.blobs.check(&digest).unwrap_err();
+    assert!(
+        matches!(refused, BlobError::Digest { promised, .. } if promised == digest),
+        "{refused}"
+    );
+    assert!(!fixture.blobs.has(&digest), "it is out of the way");
+    assert!(fixture.blobs.quarantine_place(&digest).is_file());
+    assert!(matches!(
+        fixture.blobs.check(&digest),
+        Err(BlobError::Absent(absent)) if absent == digest
+    ));
+    assert_eq!(
+        std::fs::read(&file).unwrap().len(),
+        7,
+        "the user's file is untouched"
+    );
+}
+
+#[test]
+fn a_blob_that_came_back_is_read_again() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.gguf", b"weights");
+    let imported = fixture.blobs.import(&file, None, &mut |_, _| {}).unwrap();
+    fixture.blobs.check(&imported.digest).unwrap();
+    fixture.blobs.remove(&imported.digest).unwrap();
+    assert!(fixture.blobs.sound().is_empty());
+    fixture.blobs.import(&file, None, &mut |_, _| {}).unwrap();
+    fixture.blobs.check(&imported.digest).unwrap();
+}

@@ -164,12 +164,17 @@ pub async fn join(session: &Session, code: String) -> anyhow::Result<()> {
         .map_err(refused)?
         .into_inner();
     if session.json {
-        return Ok(session.json(&json!({ "network": joined.network_name }))?);
+        return Ok(session.json(&json!({ "network": joined.network_name, "left": joined.left }))?);
     }
     note(format_args!(
         "joined '{}'; `substrate peers` shows who is there",
         joined.network_name
     ));
+    if let Some(left) = joined.left {
+        note(format_args!(
+            "left '{left}' for it: your models came along, receipts and circles stay there"
+        ));
+    }
     Ok(())
 }
 

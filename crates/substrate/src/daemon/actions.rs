@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use substrate_record::ContentHash;
 use tokio::sync::{mpsc, watch};
 
 use super::context::blocking;
@@ -14,7 +15,7 @@ use crate::http::{ActionError, Details, ModelActions, PullProgress, PullRights};
 use crate::models::catalogue::{FindError, Held};
 use crate::models::import::Signer;
 use crate::models::names::ModelName;
-use crate::models::pull::Source;
+use crate::models::pull::{PullError, Source};
 
 /// Progress lines that may wait for a client; a slow one slows the download's reports, not the download.
 const PROGRESS_DEPTH: usize = 16;
@@ -55,7 +56,7 @@ impl ModelActions for DeskActions {
             let source = Source::parse(&name).map_err(|error| ActionError::BadName { why: error.to_string() })?;
             if rights == PullRights::AdoptOnly {
                 return Err(ActionError::Forbidden {
-                    why: "this key may only pull models whose entry the registry knows; the owner pulls others with `substrate pull`".to_owned(),
+                    why: "this key may only pull what is on this machine already; the owner pulls more with `substrate pull`".to_owned(),
                 });
             }
             let bound = source.default_name();
@@ -70,7 +71,7 @@ impl ModelActions for DeskActions {
                 }
                 match pull.finish().await {
                     Ok(_) => Self::tell(&door).await,
-                    Err(error) => drop(sender.send(Err(ActionError::Failed { why: error.to_string() })).await),
+                    Err(error) => drop(sender.send(Err(pull_error(&error))).await),
                 }
             });
             Ok(stream)
@@ -84,14 +85,7 @@ impl ModelActions for DeskActions {
             blocking(move || {
                 let held = desk.catalogue.find(&name).map_err(action_error)?;
                 let removed = desk.catalogue.remove(&held.name).map_err(action_error)?;
-                for digest in removed.unreferenced {
-                    desk.blobs
-                        .remove(&digest)
-                        .map_err(|error| ActionError::Failed {
-                            why: error.to_string(),
-                        })?;
-                }
-                Ok(())
+                give_up(&desk, removed.unreferenced)
             })
             .await?;
             Self::tell(&self.door).await;
@@ -107,9 +101,8 @@ impl ModelActions for DeskActions {
                 let to: ModelName = to.parse().map_err(|error| ActionError::BadName {
                     why: format!("{to}: {error}"),
                 })?;
-                desk.catalogue
-                    .copy(&from, &to, now_ms())
-                    .map_err(action_error)
+                let freed = desk.catalogue.copy(&from, &to, now_ms());
+                give_up(&desk, freed.map_err(action_error)?)
             })
             .await?;
             Self::tell(&self.door).await;
@@ -131,6 +124,18 @@ impl ModelActions for DeskActions {
         }
         .boxed()
     }
+}
+
+/// Removes blobs that no name needs.
+fn give_up(desk: &Desk, digests: Vec<ContentHash>) -> Result<(), ActionError> {
+    for digest in digests {
+        desk.blobs
+            .remove(&digest)
+            .map_err(|error| ActionError::Failed {
+                why: error.to_string(),
+            })?;
+    }
+    Ok(())
 }
 
 fn already_here(held: &Held) -> PullStream {
@@ -171,6 +176,18 @@ fn line_of(progress: &crate::models::pull::Progress) -> PullProgress {
     }
 }
 
+/// What the source does not have or does not give is told apart from a fault.
+fn pull_error(error: &PullError) -> ActionError {
+    let why = error.to_string();
+    match error {
+        PullError::Shared(error) => pull_error(error),
+        PullError::NotFound { .. } | PullError::NoQuant { .. } => ActionError::NotFound { why },
+        PullError::Gated { .. } => ActionError::Forbidden { why },
+        PullError::Source { .. } => ActionError::BadName { why },
+        _ => ActionError::Failed { why },
+    }
+}
+
 fn action_error(error: FindError) -> ActionError {
     match error {
         FindError::Unknown { model, similar } => ActionError::Unknown { model, similar },
@@ -186,10 +203,6 @@ fn action_error(error: FindError) -> ActionError {
 fn details(held: &Held) -> Details {
     let entry = held.entry.body();
     let template = held.facts.template.clone().unwrap_or_default();
-    let mut capabilities = vec!["completion".to_owned()];
-    if template.contains("tools") {
-        capabilities.push("tools".to_owned());
-    }
     let model_info = [
         ("general.architecture", entry.arch.clone().into()),
         ("general.parameter_count", held.facts.n_params.into()),
@@ -207,6 +220,29 @@ fn details(held: &Held) -> Details {
         license: entry.licence.clone(),
         template,
         model_info: model_info.into(),
-        capabilities,
+        // A template may know of tools, but an answer is not yet taken apart into calls.
+        capabilities: vec!["completion".to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hub_does_not_have_or_give_is_no_fault_of_ours() {
+        let missing = PullError::NotFound {
+            what: "a/b".into(),
+            endpoint: "https://hub".into(),
+        };
+        // Every pull that was joined hands its error on in a wrapper.
+        let joined = PullError::Shared(Arc::new(PullError::Shared(Arc::new(missing))));
+        assert!(matches!(pull_error(&joined), ActionError::NotFound { .. }));
+        let gated = PullError::Gated { what: "a/b".into() };
+        assert!(matches!(pull_error(&gated), ActionError::Forbidden { .. }));
+        assert!(matches!(
+            pull_error(&PullError::Stopped),
+            ActionError::Failed { .. }
+        ));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use substrate_node::{Event, JobPhase, Want, WorkPhase};
-use substrate_record::{ContentHash, JobId, JobKind, RecordId, Scope, WallTier};
+use substrate_record::{ContentHash, JobId, JobKind, Scope, WallTier};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
@@ -12,16 +12,12 @@ use super::session::answer::Answer;
 use super::{joining, views};
 use crate::config::Config;
 use crate::door::{
-    Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Placement,
-    scope_word,
+    Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Joined, Placement,
 };
 use crate::invite::{self, Invite};
 
 /// Bytes per token, low: admission and routing must not underestimate a prompt of an odd script.
 const BYTES_PER_TOKEN: usize = 3;
-
-/// Tokens of an answer that asked for no limit; the worker stops at the context's end in any case.
-const UNLIMITED_TOKENS: u32 = 4096;
 
 impl Life {
     pub(super) async fn on_call(&mut self, call: Call) {
@@ -78,7 +74,10 @@ impl Life {
                 why: error.to_string(),
             })?;
         let wall = ask.wall.unwrap_or(WallTier::Basic);
-        let max_tokens = ask.max_tokens.unwrap_or(UNLIMITED_TOKENS).max(1);
+        let max_tokens = ask
+            .max_tokens
+            .unwrap_or_else(|| self.longest(&entries))
+            .max(1);
         let job = JobId::from_bytes(draw());
         let (events, stream) = mpsc::channel(JOB_EVENT_DEPTH);
         let want = Want {
@@ -98,9 +97,13 @@ impl Life {
         let requested = Requested {
             answer: Arc::new(Mutex::new(answer)),
             events: events.clone(),
+            client: ask.client,
             model: model.clone(),
+            entries: want.entries.clone(),
             scope,
             deadline_ms: ask.deadline_ms,
+            overflow: None,
+            hopeless: false,
             moved: None,
         };
         self.jobs.insert(job, requested);
@@ -125,96 +128,13 @@ impl Life {
         });
     }
 
-    fn is_held(&self, entries: &[RecordId], scope: Scope, place: Placement) -> bool {
-        let me = self.context.me;
-        entries.iter().any(|entry| {
-            self.node
-                .holders(entry, scope)
-                .iter()
-                .any(|node| match place {
-                    Placement::Any => true,
-                    Placement::Elsewhere => *node != me,
-                    Placement::Node(wanted) => *node == wanted,
-                })
-        })
-    }
-
-    fn unknown(&self, model: &str, scope: Scope, entries: &[RecordId]) -> AskError {
-        let wider = [Scope::Circle, Scope::Commons]
-            .into_iter()
-            .find(|wider| *wider > scope && self.is_held(entries, *wider, Placement::Any));
-        let anywhere = self.is_held(entries, scope, Placement::Any);
-        match wider {
-            _ if anywhere => AskError::NoNode {
-                model: model.to_owned(),
-                scope,
-                why: "no node at the place asked for holds it now".to_owned(),
-            },
-            Some(wider) => AskError::NoNode {
-                model: model.to_owned(),
-                scope,
-                why: format!(
-                    "nodes in scope {} hold it; ask with that scope to let them read the prompt",
-                    scope_word(wider)
-                ),
-            },
-            None => AskError::UnknownModel {
-                model: model.to_owned(),
-                similar: self.shelf.similar(model),
-            },
-        }
-    }
-
-    fn full_name(&self, model: &str) -> String {
-        let first = self.shelf.named(model).into_iter().next();
-        let held = self
-            .shelf
-            .held()
-            .iter()
-            .find(|held| Some(held.entry.id()) == first);
-        match (held, first.and_then(|id| self.shelf.entry(&id))) {
-            (Some(held), _) => held.name.to_string(),
-            (None, Some(entry)) => entry.body().name.clone(),
-            (None, None) => model.to_owned(),
-        }
-    }
-
-    fn model_views(&self, scope: Scope) -> Vec<crate::door::ModelView> {
-        let own = self.shelf.held().iter().map(|held| {
-            let nodes = self.node.holders(&held.entry.id(), scope);
-            views::own_model(held, nodes, self.context.pool.is_loaded(&held.weights()))
-        });
-        let held: Vec<ContentHash> = self
-            .shelf
-            .held()
-            .iter()
-            .map(crate::models::catalogue::Held::weights)
-            .collect();
-        let mut seen = held.clone();
-        let mut views: Vec<_> = own.collect();
-        for entry in self.shelf.entries() {
-            let Some(weights) =
-                super::session::closing::weights(entry).filter(|weights| !seen.contains(weights))
-            else {
-                continue;
-            };
-            let nodes = self.node.holders(&entry.id(), scope);
-            if !nodes.is_empty() {
-                seen.push(weights);
-                views.push(views::others_model(entry, weights, nodes));
-            }
-        }
-        views
-    }
-
     fn job_views(&self) -> Vec<JobView> {
         let now = self.context.now();
         let requested = self.node.jobs().into_iter().map(|status| {
-            let model = self
-                .jobs
-                .get(&status.job)
-                .map_or_else(String::new, |job| job.model.clone());
-            views::requested(&status, model, now)
+            let job = self.jobs.get(&status.job);
+            let model = job.map_or_else(String::new, |job| job.model.clone());
+            let client = job.map(|job| job.client.clone());
+            views::requested(&status, model, client, now)
         });
         let served = self
             .node
@@ -229,63 +149,6 @@ impl Life {
                 views::serving(&work, model, now)
             });
         requested.chain(served).collect()
-    }
-
-    fn own_weights(&self, model: &str) -> Option<ContentHash> {
-        let ids = self.shelf.named(model);
-        self.shelf
-            .held()
-            .iter()
-            .find(|held| ids.contains(&held.entry.id()))
-            .map(crate::models::catalogue::Held::weights)
-    }
-
-    fn keep_alive(&mut self, model: &str, seconds: i64, reply: oneshot::Sender<bool>) {
-        let Some(weights) = self.own_weights(model) else {
-            let _ = reply.send(false);
-            return;
-        };
-        let stay = u64::try_from(seconds)
-            .ok()
-            .map(std::time::Duration::from_secs);
-        let pool = self.context.pool.clone();
-        self.tasks
-            .spawn(async move { reply.send(pool.keep_alive(&weights, stay).await) });
-    }
-
-    fn load(&mut self, model: &str, reply: oneshot::Sender<Result<(), AskError>>) {
-        let Some(weights) = self.own_weights(model) else {
-            // A model of another node is loaded there when it is asked.
-            let held = self.is_held(&self.shelf.named(model), Scope::Circle, Placement::Any);
-            let _ = reply.send(if held {
-                Ok(())
-            } else {
-                Err(self.unknown(model, Scope::Circle, &[]))
-            });
-            return;
-        };
-        let pool = self.context.pool.clone();
-        self.tasks.spawn(async move {
-            let loaded = pool.lease(&weights).await.map(drop);
-            reply.send(loaded.map_err(|error| AskError::Internal {
-                why: error.to_string(),
-            }))
-        });
-    }
-
-    fn bench(&mut self, model: &str, reply: oneshot::Sender<Result<(u64, u64), AskError>>) {
-        let Some(weights) = self.own_weights(model) else {
-            let _ = reply.send(Err(self.unknown(model, Scope::Mine, &[])));
-            return;
-        };
-        let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
-        self.tasks.spawn(async move {
-            let rates = pool.rates(&weights, true).await;
-            let _ = notes.send(Note::Measured).await;
-            reply.send(rates.map_err(|error| AskError::Internal {
-                why: error.to_string(),
-            }))
-        });
     }
 
     fn peer_views(&self, reply: oneshot::Sender<Vec<crate::door::PeerView>>) {
@@ -331,7 +194,8 @@ impl Life {
             wall: self.context.pool.wall(),
             rss: views::resident_bytes(),
             uptime_ms: self.context.now().0,
-            warnings: self.warnings.clone(),
+            stopping: self.stopping,
+            warnings: self.warnings_now(),
         };
         let mesh = self.context.mesh.clone();
         self.tasks.spawn(async move {
@@ -342,19 +206,11 @@ impl Life {
         });
     }
 
-    pub(super) fn models_changed(&mut self) {
-        if let Err(error) = self.shelf.reread() {
-            tracing::error!(%error, "the list of models could not be read");
-            return;
-        }
-        let standings = self.shelf.standings();
-        self.handle(Event::RegistryChanged(standings));
-        self.refuse_unlent();
-        self.tell_models();
-        self.measure_next();
-        for node in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.send_entries(node);
-        }
+    fn warnings_now(&self) -> Vec<String> {
+        let stopping =
+            "the daemon is stopping: it finishes or hands over what runs and takes nothing new";
+        let stopping = self.stopping.then(|| stopping.to_owned());
+        self.warnings.iter().cloned().chain(stopping).collect()
     }
 
     fn settings_changed(&mut self) -> Result<(), String> {
@@ -375,7 +231,7 @@ impl Life {
         Ok(())
     }
 
-    fn join(&mut self, code: &str, reply: oneshot::Sender<Result<String, String>>) {
+    fn join(&mut self, code: &str, reply: oneshot::Sender<Result<Joined, String>>) {
         let invite = match Invite::decode(code) {
             Ok(invite) => invite,
             Err(error) => return drop(reply.send(Err(error.to_string()))),
@@ -392,9 +248,9 @@ impl Life {
             } else {
                 let identity = super::start::identity(&context.desk, Vec::new(), Vec::new());
                 match joining::join(context.desk.clone(), invite, identity).await {
-                    Ok(network) => {
+                    Ok(joined) => {
                         let _ = notes
-                            .send(Note::MovedNetwork(Arrival { network, reply }))
+                            .send(Note::MovedNetwork(Arrival { joined, reply }))
                             .await;
                         return;
                     }
@@ -413,13 +269,12 @@ impl Life {
     ) {
         let context = self.context.clone();
         self.tasks.spawn(async move {
-            let addrs: Vec<String> = context
-                .mesh
-                .listen_addrs()
-                .await
-                .into_iter()
-                .take(invite::MAX_ADDRS)
-                .collect();
+            let addrs = invite::reachable(context.mesh.listen_addrs().await);
+            if addrs.is_empty() {
+                let why = "this node listens on no address, so nobody could use a code; \
+                           set mesh.listen in config.toml or start it with `serve --listen`";
+                return reply.send(Err(why.to_owned()));
+            }
             let issued = blocking(move || {
                 let invite = Invite {
                     network: context.network,
@@ -452,52 +307,6 @@ impl Life {
         self.settings.replace(config, circle.clone());
         self.publisher.set_circle(circle.clone());
         self.handle(Event::CircleChanged(circle));
-    }
-
-    /// Tells the node what this machine can answer with, if that changed.
-    pub(super) fn tell_models(&mut self) {
-        let models = self.shelf.own_models(&self.context.pool);
-        if models != self.told_models {
-            self.told_models.clone_from(&models);
-            self.handle(Event::OwnModelsChanged(models));
-        }
-    }
-
-    /// Entries held but not on the owner's list of what is lent.
-    pub(super) fn refuse_unlent(&mut self) {
-        let lending = &self.settings.config().lending;
-        let held = self.shelf.held();
-        let refused = held
-            .iter()
-            .filter(|held| !lending.lends(&held.name))
-            .map(|held| held.entry.id())
-            .collect();
-        for name in lending.unknown_models(held.iter().map(|held| &held.name)) {
-            tracing::warn!(%name, "a model on the list of what is lent is not on this machine");
-        }
-        self.settings.set_refused_entries(refused);
-    }
-
-    /// Measures the next model without known rates, one at a time and away from the loop.
-    pub(super) fn measure_next(&mut self) {
-        if self.measuring {
-            return;
-        }
-        let next = self
-            .shelf
-            .held()
-            .iter()
-            .map(crate::models::catalogue::Held::weights)
-            .find(|weights| self.context.pool.needs_measuring(weights));
-        let Some(weights) = next else { return };
-        self.measuring = true;
-        let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = pool.rates(&weights, false).await {
-                tracing::warn!(model = %weights, %error, "the model's speed could not be measured");
-            }
-            let _ = notes.send(Note::Measured).await;
-        });
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use substrate_mesh::entries::EntriesCollector;
 use substrate_mesh::frame::framed;
 use substrate_mesh::join::{JoinFrame, JoinRefusal};
@@ -16,6 +18,7 @@ use tokio::time::timeout;
 
 use super::context::{Context, blocking, unix_ms};
 use super::life::Note;
+use crate::door::Joined;
 use crate::grpc::desk::Desk;
 use crate::invite::{self, Invite, RedeemError};
 use crate::store::Member;
@@ -115,7 +118,7 @@ fn greeting(context: &Context, circle: Option<&str>) -> Vec<JoinFrame> {
 ///
 /// # Errors
 /// What stood in the way, in words; then nothing has changed.
-pub async fn join(desk: Arc<Desk>, invite: Invite, identity: MeshConfig) -> anyhow::Result<String> {
+pub async fn join(desk: Arc<Desk>, invite: Invite, identity: MeshConfig) -> anyhow::Result<Joined> {
     let (mesh, mut events) = substrate_mesh::start(MeshConfig {
         network: invite.network,
         rules_hash: None,
@@ -135,12 +138,15 @@ pub async fn join(desk: Arc<Desk>, invite: Invite, identity: MeshConfig) -> anyh
 ///
 /// # Errors
 /// As [`join`].
-pub async fn enlist(context: Arc<Context>, invite: Invite) -> anyhow::Result<String> {
+pub async fn enlist(context: Arc<Context>, invite: Invite) -> anyhow::Result<Joined> {
     let (genesis, entries) = knock(&context.mesh, &invite).await?;
     context.put(entries).await?;
     blocking(move || {
         list_inviter(&context.desk, &invite)?;
-        Ok(genesis.body().name.clone())
+        Ok(Joined {
+            network: genesis.body().name.clone(),
+            left: None,
+        })
     })
     .await
 }
@@ -189,10 +195,16 @@ pub async fn knock(
     }
 }
 
+/// Dials all addresses of the invite at once: there are at most [`invite::MAX_ADDRS`], and one that leads nowhere
+/// must not keep the good one waiting.
 async fn reach(mesh: &substrate_mesh::Mesh, invite: &Invite) -> anyhow::Result<()> {
+    let dials = invite.addrs.iter().take(invite::MAX_ADDRS);
+    let mut dials: FuturesUnordered<_> = dials
+        .map(|addr| async move { (addr, timeout(DEADLINE, mesh.dial(addr)).await) })
+        .collect();
     let mut last = None;
-    for addr in &invite.addrs {
-        match timeout(DEADLINE, mesh.dial(addr)).await {
+    while let Some((addr, dialled)) = dials.next().await {
+        match dialled {
             Ok(Ok(node)) if node == invite.inviter => return Ok(()),
             Ok(Ok(node)) => last = Some(format!("{addr} is node {node}, not the inviter")),
             Ok(Err(error)) => last = Some(format!("{addr}: {error}")),
@@ -226,14 +238,17 @@ fn settle(
     invite: &Invite,
     genesis: &Verified<Genesis>,
     entries: Vec<AnyRecord>,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Joined> {
     desk.store.add_network(genesis)?;
     desk.store.records(invite.network).put(&entries)?;
     list_inviter(desk, invite)?;
     let catalogue = crate::models::catalogue::Catalogue::new(desk.store.clone(), invite.network);
     catalogue.carry_over(&desk.network(), &desk.device, unix_ms())?;
     desk.store.set_current_network(&invite.network)?;
-    Ok(genesis.body().name.clone())
+    Ok(Joined {
+        network: genesis.body().name.clone(),
+        left: Some(desk.genesis.body().name.clone()),
+    })
 }
 
 fn list_inviter(desk: &Desk, invite: &Invite) -> anyhow::Result<()> {

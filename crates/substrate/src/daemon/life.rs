@@ -3,7 +3,7 @@
 //! Invariant: this task alone owns the node and the tables of live jobs; it never waits for a peer, a worker or a disk.
 //! Absent by design: decisions. They are the node's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::session::answer::Answer;
 use super::session::{ProviderOrder, REPORT_DEPTH, Report, RequesterOrder};
 use super::settings::Settings;
 use super::shelf::Shelf;
-use crate::door::{Call, JobEvent};
+use crate::door::{Call, Client, JobEvent, Joined, Overflow};
 
 /// How often housekeeping looks at workers, settings and the clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -35,12 +35,20 @@ pub struct Requested {
     pub answer: Arc<Mutex<Answer>>,
     /// Its client.
     pub events: mpsc::Sender<JobEvent>,
+    /// Who asked.
+    pub client: Client,
     /// Model name as shown.
     pub model: String,
+    /// The entries it may be answered with.
+    pub entries: Vec<RecordId>,
     /// Signed scope.
     pub scope: Scope,
     /// The client's patience.
     pub deadline_ms: u64,
+    /// The prompt's tokens and those of the context, if this machine's worker found it too long.
+    pub overflow: Option<Overflow>,
+    /// This machine lost the model, and nobody else holds it.
+    pub hopeless: bool,
     /// The node the answer left, until the next offer tells the client.
     pub moved: Option<(NodeId, MoveReason)>,
 }
@@ -90,9 +98,13 @@ pub struct Life {
     pub(super) wake: Option<Instant>,
     pub(super) stop: CancellationToken,
     pub(super) ending: Ending,
+    /// The daemon ends with this life, which takes nothing new any more.
+    pub(super) stopping: bool,
     pub(super) warnings: Vec<String>,
     /// Own models as last told to the node, so that housekeeping tells only changes.
     pub(super) told_models: Vec<substrate_node::OwnModel>,
+    /// Entries this machine could answer with and no longer can, as long as a job asks for them.
+    pub(super) lost: BTreeSet<RecordId>,
     /// Whether some model's rates are being measured.
     pub(super) measuring: bool,
     /// What tasks of the loop's own report back.
@@ -118,10 +130,10 @@ pub enum Note {
 
 /// The answer to a join, sent when the daemon lives in the network joined.
 pub struct Arrival {
-    /// The network's name.
-    pub network: String,
+    /// From where to where.
+    pub joined: Joined,
     /// Who asked.
-    pub reply: oneshot::Sender<Result<String, String>>,
+    pub reply: oneshot::Sender<Result<Joined, String>>,
 }
 
 /// Channels the loop reads.
@@ -168,6 +180,7 @@ impl Life {
     fn begin(&mut self) {
         let standings = self.shelf.standings();
         self.handle(Event::RegistryChanged(standings));
+        self.tell_pool();
         self.tell_models();
         self.tell_circle();
         let lending = self.settings.lending();
@@ -221,6 +234,11 @@ impl Life {
                     self.resumable.retain(|_, known| *known != attempt);
                 }
             }
+            Report::Overflow { job, tokens } => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.overflow = Some(tokens);
+                }
+            }
             Report::Offence { node, kind, what } => self.penalise(node, kind, &what),
         }
     }
@@ -270,6 +288,7 @@ impl Life {
         self.context.pool.expire().await;
         self.context.pool.fit_threads();
         self.tell_models();
+        self.fail_hopeless();
         if let Some(lending) = self.settings.lending_changed() {
             self.handle(Event::LendingChanged(lending));
         }

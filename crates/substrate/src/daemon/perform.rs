@@ -12,6 +12,7 @@ use super::road::Roads;
 use super::session::io::JobIo;
 use super::session::requester::{self, Offer};
 use super::session::{ORDER_DEPTH, ProviderOrder, RequesterOrder, provider};
+use super::stock::LOST_WEIGHTS;
 use crate::door::{AskError, JobEvent, QueueNews, Route};
 
 impl Life {
@@ -192,9 +193,13 @@ impl Life {
         let Some(job) = self.jobs.remove(&job) else {
             return;
         };
+        let stopping = self.stopping;
         self.tasks.spawn(async move {
             let refusal = job.answer.lock().await.last_refusal.take();
-            let error = ask_error(&job, why, refusal);
+            let error = match why {
+                JobFailure::Cancelled if stopping => AskError::Stopping,
+                why => ask_error(&job, why, refusal),
+            };
             // A client that went away does not need the end either.
             let _ = job.events.send(JobEvent::Failed(error)).await;
         });
@@ -269,12 +274,20 @@ fn ask_error(job: &Requested, why: JobFailure, refusal: Option<String>) -> AskEr
             waiting,
             retry_after_ms,
         },
+        JobFailure::Cancelled if job.hopeless => AskError::NoNode {
+            model: job.model.clone(),
+            scope: job.scope,
+            why: LOST_WEIGHTS.to_owned(),
+        },
         JobFailure::Cancelled => AskError::Cancelled {
             why: "it was cancelled".to_owned(),
         },
         JobFailure::Deadline { .. } => AskError::Deadline {
             deadline_ms: job.deadline_ms,
             why: why.to_string(),
+        },
+        JobFailure::Refused(Refusal::ContextOverflow) => AskError::ContextOverflow {
+            tokens: job.overflow,
         },
         JobFailure::Refused(refused) => AskError::BadRequest {
             param: None,

@@ -1,9 +1,9 @@
 //! The loaded workers: one process per model, started on demand, ended when idle.
 //!
-//! Invariant: a model's bytes were hashed when they came into the blob store, and a worker only ever gets
-//! a path inside that store. Two jobs that need the same model wait for one load.
+//! Invariant: a worker only ever gets a path inside the blob store, to a file whose digest was computed by this
+//! process and which has not changed since. Two jobs that need the same model wait for one load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use substrate_sandbox::wire::{Load, ToWorker};
 use super::context::{blocking, unix_ms};
 use super::engine::{self, Engine, WorkError};
 use super::threads::FreeCores;
-use crate::blobs::Blobs;
+use crate::blobs::{BlobError, Blobs};
 use crate::models::import::{Inspect, InspectError, ModelFacts};
 
 /// Prompt and answer tokens of the benchmark whose rates the Capability publishes.
@@ -61,6 +61,14 @@ pub enum LoadError {
     /// The blob is not here.
     #[error("the weights {0} are not on this machine")]
     NoBlob(ContentHash),
+    /// The blob is not what it was; it is in quarantine now.
+    #[error(
+        "the weights {0} are damaged and were put in quarantine: import or pull the model again"
+    )]
+    Damaged(ContentHash),
+    /// The blob could not be read.
+    #[error("the weights could not be read: {0}")]
+    Disk(String),
     /// The wall could not be put up.
     #[error("the wall could not be put up: {0}")]
     Wall(String),
@@ -75,6 +83,10 @@ pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
     models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
+    /// The weights that have a name here, each with the context it was trained for (0 = it does not say).
+    known: Arc<Mutex<BTreeMap<ContentHash, u32>>>,
+    /// Weights that were missing or damaged when they were last wanted.
+    unusable: Arc<Mutex<BTreeSet<ContentHash>>>,
     free: Arc<Mutex<FreeCores>>,
 }
 
@@ -128,6 +140,8 @@ impl Pool {
             settings: Arc::new(settings),
             blobs,
             models: Arc::default(),
+            known: Arc::default(),
+            unusable: Arc::default(),
             free,
         }
     }
@@ -167,13 +181,14 @@ impl Pool {
 
     async fn load(&self, weights: &ContentHash) -> Result<Engine, LoadError> {
         let worker = self.launch(weights).await?;
-        let settings = &self.settings;
         let threads = lock(&self.free).threads();
-        let n_ctx = settings.context.unwrap_or(DEFAULT_CONTEXT);
+        let trained = lock(&self.known).get(weights).copied().unwrap_or(0);
+        let n_ctx = self.context(trained);
+        let slots = self.settings.slots;
         let load = Load {
             n_ctx,
-            slots: settings.slots,
-            cells: n_ctx.saturating_mul(CONTEXTS.min(settings.slots)),
+            slots,
+            cells: n_ctx.saturating_mul(CONTEXTS.min(slots)),
             threads,
             batch_threads: threads,
         };
@@ -187,13 +202,50 @@ impl Pool {
         &self,
         weights: &ContentHash,
     ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
-        if !self.blobs.has(weights) {
-            return Err(LoadError::NoBlob(*weights));
-        }
+        self.check(weights).await?;
         let spec = self.spec(self.blobs.path(weights));
         blocking(move || Wall::spawn(spec))
             .await
             .map_err(|error| LoadError::Wall(error.to_string()))
+    }
+
+    /// Nothing is loaded whose bytes are not those its entry promises.
+    async fn check(&self, weights: &ContentHash) -> Result<(), LoadError> {
+        let (blobs, digest) = (self.blobs.clone(), *weights);
+        let error = match blocking(move || blobs.check(&digest)).await {
+            Ok(()) => return Ok(()),
+            Err(BlobError::Absent(_)) => LoadError::NoBlob(digest),
+            Err(BlobError::Digest { .. }) => LoadError::Damaged(digest),
+            Err(error) => return Err(LoadError::Disk(error.to_string())),
+        };
+        lock(&self.unusable).insert(digest);
+        Err(error)
+    }
+
+    /// Which weights have a name here, and the context each was trained for. Workers of others end when they are idle.
+    pub fn know(&self, trained: BTreeMap<ContentHash, u32>) {
+        *lock(&self.known) = trained;
+    }
+
+    /// The context a worker is given: the owner's choice or the default, and never more than the model was trained
+    /// for (0 = it does not say), past which its answers are noise.
+    pub fn context(&self, trained: u32) -> u32 {
+        let wanted = self.settings.context.unwrap_or(DEFAULT_CONTEXT);
+        if trained == 0 {
+            wanted
+        } else {
+            wanted.min(trained)
+        }
+    }
+
+    /// Whether the weights were missing or damaged when they were last wanted.
+    pub fn is_unusable(&self, weights: &ContentHash) -> bool {
+        lock(&self.unusable).contains(weights)
+    }
+
+    /// The blobs on disk changed: what was unusable may be whole again.
+    pub fn look_again(&self) {
+        lock(&self.unusable).clear();
     }
 
     fn spec(&self, model: PathBuf) -> WallSpec {
@@ -245,28 +297,32 @@ impl Pool {
     }
 
     /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
-    /// Returns whether it was loaded.
+    /// Returns whether it was loaded; if it was not, the next worker of the model has nothing to do with it.
     pub async fn keep_alive(&self, weights: &ContentHash, stay: Option<Duration>) -> bool {
         let Some(slot) = lock(&self.models).get(weights).cloned() else {
             return false;
         };
         let loaded = {
             let mut seen = lock(&slot.seen);
-            seen.keep_alive = Some(stay);
-            seen.engine.is_some()
+            let loaded = seen.engine.as_ref().is_some_and(Engine::is_alive);
+            if loaded {
+                seen.keep_alive = Some(stay);
+            }
+            loaded
         };
         self.expire().await;
         loaded
     }
 
-    /// Ends workers that were idle for their keep-alive, and forgets dead ones.
+    /// Ends workers that were idle for their keep-alive or have no name any more, and forgets dead ones.
     pub async fn expire(&self) {
-        let slots: Vec<Arc<Slot>> = lock(&self.models).values().cloned().collect();
-        for slot in slots {
+        let slots = lock(&self.models).clone();
+        for (digest, slot) in slots {
             let Ok(mut held) = slot.engine.try_lock() else {
                 continue;
             };
-            if slot.is_over(self.settings.keep_alive) {
+            let named = lock(&self.known).contains_key(&digest);
+            if slot.is_over(self.settings.keep_alive, named) {
                 *held = None;
                 let mut seen = lock(&slot.seen);
                 seen.engine = None;
@@ -323,7 +379,7 @@ impl Pool {
 }
 
 impl Slot {
-    fn is_over(&self, default: Option<Duration>) -> bool {
+    fn is_over(&self, default: Option<Duration>, named: bool) -> bool {
         let seen = lock(&self.seen);
         let Some(engine) = &seen.engine else {
             return false;
@@ -333,6 +389,7 @@ impl Slot {
             .filter(|_| seen.busy == 0)
             .map(|at| at.elapsed());
         let over = match (seen.keep_alive.unwrap_or(default), idle) {
+            (_, Some(_)) if !named => true,
             (Some(stay), Some(idle)) => idle >= stay,
             _ => false,
         };

@@ -56,6 +56,14 @@ pub enum Report {
         /// The stream, its first frame read.
         io: JobIo,
     },
+    /// A worker of this machine found the prompt of a client of this machine too long, and by how much. Another
+    /// node's refusal carries only its code.
+    Overflow {
+        /// The job.
+        job: substrate_record::JobId,
+        /// The counts.
+        tokens: crate::door::Overflow,
+    },
     /// A requester's session ended.
     RequesterClosed(AttemptId),
     /// A provider's session ended.

@@ -12,7 +12,7 @@ use substrate_record::{ContentHash, Genesis, ModelEntry, RecordId, Verified};
 
 use super::pool::Pool;
 use super::session::closing::weights;
-use crate::models::catalogue::{Catalogue, FindError, Held};
+use crate::models::catalogue::{Catalogue, Held};
 
 /// Time to load a model before one was loaded here: 100 MB from the page cache took 0.2 s on two slow cores.
 const LOAD_GUESS: Duration = Duration::from_millis(500);
@@ -125,18 +125,18 @@ impl Shelf {
             .filter(move |entry| weights(entry).as_ref() == Some(digest))
     }
 
-    /// Names that resemble one that is not known.
-    pub fn similar(&self, model: &str) -> Vec<String> {
-        match self.catalogue.find(model) {
-            Err(FindError::Unknown { similar, .. }) => similar,
-            _ => Vec::new(),
-        }
+    /// The weights held here, each with the context it was trained for.
+    pub fn trained(&self) -> BTreeMap<ContentHash, u32> {
+        let held = self.held.iter();
+        held.map(|held| (held.weights(), held.entry.body().context))
+            .collect()
     }
 
-    /// What this machine can answer with, for the node: one line per entry over weights held here.
+    /// What this machine can answer with, for the node: one line per entry over weights held here and whole.
     pub fn own_models(&self, pool: &Pool) -> Vec<OwnModel> {
         let held: BTreeSet<ContentHash> = self.held.iter().map(Held::weights).collect();
         held.iter()
+            .filter(|digest| !pool.is_unusable(digest))
             .flat_map(|digest| {
                 self.over(digest)
                     .map(move |entry| own_model(entry, digest, pool))

@@ -207,8 +207,10 @@ pub(super) async fn life(
         wake: None,
         stop,
         ending: Ending::Stopped,
+        stopping: false,
         warnings: Vec::new(),
         told_models: Vec::new(),
+        lost: Default::default(),
         measuring: false,
         notes,
     };

@@ -7,11 +7,11 @@ use substrate_record::{ContentHash, ModelEntry, NodeId, Verified};
 use super::life::Peer;
 use super::pool::Pool;
 use super::shelf::Shelf;
-use crate::door::{JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
+use crate::door::{Client, JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
 use crate::models::catalogue::Held;
 
 /// A model held here.
-pub fn own_model(held: &Held, nodes: Vec<NodeId>, loaded: bool) -> ModelView {
+pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
     let entry = held.entry.body();
     ModelView {
         name: held.name.to_string(),
@@ -22,11 +22,12 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, loaded: bool) -> ModelView {
         quant: entry.quant.clone(),
         n_params: held.facts.n_params,
         context: entry.context,
+        served_context: Some(pool.context(entry.context)),
         licence: entry.licence.clone(),
         modified_ms: held.modified_ms,
         own: true,
         nodes,
-        loaded,
+        loaded: pool.is_loaded(&held.weights()),
         template: held.facts.template.clone(),
     }
 }
@@ -47,6 +48,7 @@ pub fn others_model(
         quant: body.quant.clone(),
         n_params: 0,
         context: body.context,
+        served_context: None,
         licence: body.licence.clone(),
         modified_ms: entry.record().claimed_ms,
         own: false,
@@ -77,13 +79,19 @@ pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
                 expires_ms: loaded.expires_ms,
                 arch: facts.arch.clone(),
                 quant: facts.quant.clone(),
+                n_params: facts.n_params,
             }
         })
         .collect()
 }
 
 /// A job asked for here.
-pub fn requested(status: &JobStatus, model: String, now: Timestamp) -> JobView {
+pub fn requested(
+    status: &JobStatus,
+    model: String,
+    client: Option<Client>,
+    now: Timestamp,
+) -> JobView {
     let state = match status.phase {
         JobPhase::Waiting | JobPhase::Offered | JobPhase::Queued => "queued",
         JobPhase::Preparing => "starting",
@@ -95,6 +103,7 @@ pub fn requested(status: &JobStatus, model: String, now: Timestamp) -> JobView {
         model,
         scope: status.scope,
         state: state.to_owned(),
+        client,
         peer: status.attempt.map(|attempt| attempt.peer),
         queue: status.news.as_ref().map(news),
         tokens: status.tokens,
@@ -116,6 +125,7 @@ pub fn serving(status: &WorkStatus, model: String, now: Timestamp) -> JobView {
         model,
         scope: status.scope,
         state: state.to_owned(),
+        client: None,
         peer: Some(status.attempt.peer),
         queue: status.news.as_ref().map(news),
         tokens: status.tokens,

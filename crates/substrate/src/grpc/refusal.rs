@@ -6,7 +6,7 @@ use prost::Message;
 use substrate_api::{REFUSAL_METADATA, v1};
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::door::AskError;
+use crate::door::{AskError, Overflow};
 
 use super::convert::scope_out;
 
@@ -32,13 +32,14 @@ pub fn refusal_in(status: &Status) -> Option<v1::Refusal> {
 pub fn refusal_of(error: &AskError) -> v1::Refusal {
     v1::Refusal {
         message: error.to_string(),
-        cause: Some(cause_of(error)),
+        cause: cause_of(error),
     }
 }
 
-fn cause_of(error: &AskError) -> v1::refusal::Cause {
+/// `None` where the message says all there is.
+fn cause_of(error: &AskError) -> Option<v1::refusal::Cause> {
     use v1::refusal::Cause;
-    match error.clone() {
+    Some(match error.clone() {
         AskError::UnknownModel { model, similar } => {
             Cause::UnknownModel(v1::UnknownModel { model, similar })
         }
@@ -48,7 +49,8 @@ fn cause_of(error: &AskError) -> v1::refusal::Cause {
             why,
         }),
         AskError::BadRequest { param, .. } => Cause::BadRequest(v1::BadRequest { param }),
-        AskError::ContextOverflow { used, limit } => {
+        AskError::ContextOverflow { tokens } => {
+            let Overflow { used, limit } = tokens.unwrap_or(Overflow { used: 0, limit: 0 });
             Cause::ContextOverflow(v1::ContextOverflow { used, limit })
         }
         AskError::Forbidden { .. } => Cause::Forbidden(v1::Forbidden {}),
@@ -62,13 +64,14 @@ fn cause_of(error: &AskError) -> v1::refusal::Cause {
         AskError::Deadline { deadline_ms, .. } => Cause::Deadline(v1::Deadline { deadline_ms }),
         AskError::Cancelled { .. } => Cause::Cancelled(v1::Cancelled {}),
         AskError::Internal { .. } => Cause::Internal(v1::Internal {}),
-    }
+        AskError::Stopping => return None,
+    })
 }
 
 fn code_of(error: &AskError) -> Code {
     match error {
         AskError::UnknownModel { .. } => Code::NotFound,
-        AskError::NoNode { .. } => Code::Unavailable,
+        AskError::NoNode { .. } | AskError::Stopping => Code::Unavailable,
         AskError::BadRequest { .. } => Code::InvalidArgument,
         AskError::ContextOverflow { .. } => Code::OutOfRange,
         AskError::Forbidden { .. } => Code::PermissionDenied,

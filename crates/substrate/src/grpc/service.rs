@@ -327,8 +327,11 @@ impl Owner for OwnerService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answer<v1::JoinReply> {
         let code = request.into_inner().code;
         let joined = self.ask(|reply| Call::Join { code, reply }).await?;
-        let network_name = joined.map_err(Status::failed_precondition)?;
-        Ok(Response::new(v1::JoinReply { network_name }))
+        let joined = joined.map_err(Status::failed_precondition)?;
+        Ok(Response::new(v1::JoinReply {
+            network_name: joined.network,
+            left: joined.left,
+        }))
     }
 
     async fn circles(&self, _: Request<v1::CirclesRequest>) -> Answer<v1::CirclesReply> {

@@ -11,7 +11,7 @@ use crate::{
     door::AskError,
     invite,
     models::{
-        catalogue::{FindError, Held},
+        catalogue::{Catalogue, FindError, Held},
         names::ModelName,
     },
     receipts,
@@ -101,11 +101,15 @@ pub fn remove(desk: &Desk, model: &str) -> Result<v1::RemoveReply, Status> {
     })
 }
 
-/// Gives a model a second name.
+/// Gives a model a second name; the bytes of an older model of that name go with it.
 pub fn copy(desk: &Desk, from: &str, to: &str) -> Result<(), Status> {
-    desk.catalogue
-        .copy(from, &name_in(to)?, super::desk::now_ms())
-        .map_err(not_found)
+    let freed = desk
+        .catalogue
+        .copy(from, &name_in(to)?, super::desk::now_ms());
+    for blob in freed.map_err(not_found)? {
+        desk.blobs.remove(&blob).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// A page of receipts.
@@ -177,7 +181,7 @@ pub fn network(desk: &Desk) -> Result<v1::NetworkReply, Status> {
     })
 }
 
-/// Keeps a new network and makes it current from the next start on.
+/// Keeps a new network and makes it current from the next start on; the models held here come along.
 pub fn found(desk: &Desk, genesis: &[u8]) -> Result<NetworkId, Status> {
     let signed = Signed::<Genesis>::decode(genesis)
         .map_err(|error| Status::invalid_argument(format!("genesis: {error}")))?;
@@ -186,6 +190,9 @@ pub fn found(desk: &Desk, genesis: &[u8]) -> Result<NetworkId, Status> {
         .map_err(|error| Status::invalid_argument(format!("genesis: {error}")))?;
     let network = genesis.network();
     desk.store.add_network(&genesis).map_err(failed)?;
+    Catalogue::new(desk.store.clone(), network)
+        .carry_over(&desk.network(), &desk.device, super::desk::now_ms())
+        .map_err(failed)?;
     desk.store.set_current_network(&network).map_err(failed)?;
     Ok(network)
 }
@@ -245,4 +252,64 @@ pub fn circle_remove(desk: &Desk, circle: &str, node: &NodeId) -> Result<bool, S
     desk.store
         .circle_remove(&desk.network(), circle, node)
         .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::home::Home;
+    use crate::keys::{DeviceKey, RegistryKey, genesis_of_network};
+    use crate::models::import::{Inspect, InspectError, ModelFacts, Signer};
+    use crate::store::Store;
+
+    /// Every file is a model.
+    struct Willing;
+
+    impl Inspect for Willing {
+        fn inspect(&self, _: &Path) -> Result<ModelFacts, InspectError> {
+            Ok(ModelFacts {
+                arch: "llama".into(),
+                n_ctx_train: 2_048,
+                ..ModelFacts::default()
+            })
+        }
+    }
+
+    fn desk(folder: &Path) -> Desk {
+        let home = Home::at(folder.join("home"));
+        home.prepare().unwrap();
+        let device = Arc::new(DeviceKey::open_or_create(&home).unwrap());
+        let store = Store::open(&home.store()).unwrap();
+        let blobs = Blobs::open(&home.blobs()).unwrap();
+        Desk::new(home, store, blobs, device, Arc::new(Willing)).unwrap()
+    }
+
+    fn bring(desk: &Desk, file: &Path, bytes: &str, name: &str) -> Held {
+        std::fs::write(file, bytes).unwrap();
+        let signer = Signer::Device(desk.device.clone());
+        let name = name_in(name).unwrap();
+        let brought = desk
+            .importer
+            .import(file, &name, Vec::new(), &signer, 1, &mut |_, _| {});
+        brought.unwrap().held
+    }
+
+    #[test]
+    fn a_new_network_keeps_the_models_that_were_imported_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = desk(folder.path());
+        let held = bring(&desk, &folder.path().join("m"), "weights", "small:1");
+        let genesis = genesis_of_network(&desk.device, &RegistryKey::generate(), "ours");
+        let network = found(&desk, genesis.bytes()).unwrap();
+        assert_ne!(network, desk.network());
+        let there = Catalogue::new(desk.store.clone(), network);
+        let carried = there.find("small:1").unwrap();
+        assert_eq!(carried.weights(), held.weights());
+        let current = desk.store.current_network().unwrap().unwrap();
+        assert_eq!(current.network(), network);
+    }
 }

@@ -60,6 +60,12 @@ pub enum ActionError {
         /// Names here that resemble it.
         similar: Vec<String>,
     },
+    /// The source has nothing of that name.
+    #[error("{why}")]
+    NotFound {
+        /// In plain words.
+        why: String,
+    },
     /// Not a name.
     #[error("{why}")]
     BadName {

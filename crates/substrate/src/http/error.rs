@@ -37,6 +37,12 @@ impl Shape {
     }
 }
 
+/// When a daemon that stops may be back: an update's restart, with what it finishes before, takes seconds.
+const RESTART_MS: u64 = 10_000;
+
+/// Where a chat's prompt is.
+const MESSAGES: &str = "messages";
+
 /// Client closed the request, as Ollama and nginx number it.
 const CLIENT_CLOSED: u16 = 499;
 
@@ -102,6 +108,13 @@ impl Refusal {
             format!("{what} is not there yet"),
         )
         .at(param)
+    }
+
+    /// Tools are offered, but no answer is taken apart into calls yet. A client that got the bare text would wait
+    /// for calls that never come.
+    pub(super) fn no_tools() -> Self {
+        let why = "tools are not there yet";
+        Self::plain(StatusCode::BAD_REQUEST, Some("not_implemented"), why).at("tools")
     }
 
     /// A route of the API that is not there yet.
@@ -191,6 +204,26 @@ impl Refusal {
             retry_after_ms: None,
             job: None,
         }
+    }
+
+    /// The daemon takes nothing new.
+    fn stopping(why: String) -> Self {
+        let mut refusal = Self::plain(StatusCode::SERVICE_UNAVAILABLE, Some("stopping"), why);
+        refusal.retry_after_ms = Some(RESTART_MS);
+        refusal
+    }
+
+    /// The same about a prompt that came as plain text: where the parameter at fault is the prompt, `messages` is not it.
+    pub(super) fn of_plain_text(mut self) -> Self {
+        if self.param.as_deref() == Some(MESSAGES) {
+            self.param = Some("prompt".into());
+        }
+        self
+    }
+
+    /// What was asked for is not where it was said to be.
+    pub(super) fn not_found(why: impl Into<String>) -> Self {
+        Self::plain(StatusCode::NOT_FOUND, Some("not_found"), why)
     }
 
     /// A fault of this side.
@@ -315,11 +348,7 @@ pub(super) fn clipped(words: &str) -> String {
 
 impl From<DoorClosed> for Refusal {
     fn from(closed: DoorClosed) -> Self {
-        Self::plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Some("stopping"),
-            closed.to_string(),
-        )
+        Self::stopping(closed.to_string())
     }
 }
 
@@ -347,7 +376,8 @@ impl From<AskError> for Refusal {
                 Some("context_length_exceeded"),
                 why,
             )
-            .at("messages"),
+            .at(MESSAGES),
+            AskError::Stopping => Self::stopping(why),
             AskError::Forbidden { .. } => Self::forbidden(why),
             AskError::Busy {
                 waiting,

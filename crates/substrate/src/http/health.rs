@@ -55,13 +55,16 @@ async fn healthz(State(app): State<Shared>) -> Response {
     let status =
         tokio::time::timeout(PATIENCE, app.door.call(|reply| Call::Status { reply })).await;
     match status {
-        Ok(Ok(_)) => Json(json!({ "status": "ok" })).into_response(),
-        _ => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "status": "not answering" })),
-        )
-            .into_response(),
+        Ok(Ok(status)) if !status.stopping => Json(json!({ "status": "ok" })).into_response(),
+        // A balancer must not send anybody here any more.
+        Ok(_) => unwell("stopping"),
+        Err(_) => unwell("not answering"),
     }
+}
+
+fn unwell(status: &str) -> Response {
+    let told = Json(json!({ "status": status }));
+    (StatusCode::SERVICE_UNAVAILABLE, told).into_response()
 }
 
 async fn metrics(State(app): State<Shared>) -> Result<Response, OllamaError> {

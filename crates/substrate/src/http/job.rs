@@ -23,7 +23,8 @@ use super::guard::{Caller, SCOPE};
 use super::names::{route_name, scope_name};
 use crate::door::{Ask, AskError, Call, FinishReason, JobEvent, Summary, TokenLogprob};
 
-/// How long a client may wait in queues and read, in all. The `openai` package's own default timeout.
+/// How long a client waits with nothing coming, in queues and while its prompt is read. The `openai` package's own
+/// default timeout, which too counts from byte to byte: an answer that gets on may take as long as it is.
 pub(super) const DEADLINE_MS: u64 = 600_000;
 
 /// How long the answer's status line waits for the job's first event, so that a job that fails at

@@ -185,14 +185,17 @@ impl Catalogue {
         Ok(similar_to(model, names))
     }
 
-    /// Binds a name to an entry, which is stored if it is not yet.
+    /// Binds a name to an entry, which is stored if it is not yet. Answers with the files of an older model of that
+    /// name which no other name needs; their blobs may go.
     pub fn bind(
         &self,
         name: &ModelName,
         entry: &Verified<ModelEntry>,
         facts: &LocalFacts,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<ContentHash>, StoreError> {
+        // A row that leads nowhere has nothing to give back.
+        let older = self.row(name)?.and_then(|row| self.held(row).ok());
         self.records()
             .put(&[AnyRecord::ModelEntry(entry.clone())])?;
         let row = Row {
@@ -212,11 +215,27 @@ impl Catalogue {
                 });
             }
             keyed::put(&mut models, &row_key, &row)
-        })
+        })?;
+        match older {
+            Some(older) => self.unneeded(&older),
+            None => Ok(Vec::new()),
+        }
     }
 
-    /// Gives a model a second name; an older model of that name loses it.
-    pub fn copy(&self, from: &str, to: &ModelName, now_ms: u64) -> Result<(), FindError> {
+    /// Files of a model that has lost a name, which no name of any network needs.
+    fn unneeded(&self, held: &Held) -> Result<Vec<ContentHash>, StoreError> {
+        let still = self.store_wide_references()?;
+        let files = held.entry.body().files.iter().map(|file| file.sha256);
+        Ok(files.filter(|digest| !still.contains(digest)).collect())
+    }
+
+    /// Gives a model a second name; an older model of that name loses it, and what only that one needed is told.
+    pub fn copy(
+        &self,
+        from: &str,
+        to: &ModelName,
+        now_ms: u64,
+    ) -> Result<Vec<ContentHash>, FindError> {
         let held = self.find(from)?;
         Ok(self.bind(to, &held.entry, &held.facts, now_ms)?)
     }
@@ -236,9 +255,7 @@ impl Catalogue {
                 .remove(self.key(name).as_slice())?
                 .map(drop))
         })?;
-        let still = self.store_wide_references()?;
-        let files = held.entry.body().files.iter().map(|file| file.sha256);
-        let unreferenced = files.filter(|digest| !still.contains(digest)).collect();
+        let unreferenced = self.unneeded(&held)?;
         Ok(Removed { held, unreferenced })
     }
 

@@ -219,7 +219,8 @@ impl Importer {
         self.inspect_blob(digest, How::Copied, &self.blobs.path(digest), name, sources)
     }
 
-    /// Binds the name to an entry somebody signed for the staged file.
+    /// Binds the name to an entry somebody signed for the staged file. The bytes of an older model of that name go,
+    /// unless another name needs them.
     pub fn finish(
         &self,
         staged: Staged,
@@ -232,7 +233,9 @@ impl Importer {
             return Err(ImportError::OtherEntry);
         }
         let facts = local_facts(&staged.facts);
-        self.catalogue.bind(name, &signed, &facts, now_ms)?;
+        for digest in self.catalogue.bind(name, &signed, &facts, now_ms)? {
+            self.blobs.remove(&digest)?;
+        }
         Ok(Held {
             name: name.clone(),
             entry: signed,

@@ -170,7 +170,10 @@ async fn answer(mut calls: mpsc::Receiver<Call>, tell: Tell, lock: DaemonLock) -
             }
             Call::Join { code, reply } => {
                 let joined = if code == "substrate1good" {
-                    Ok("friends".into())
+                    Ok(Joined {
+                        network: "friends".into(),
+                        left: Some("this machine".into()),
+                    })
                 } else {
                     Err("the code is mistyped at position 3".into())
                 };
@@ -354,6 +357,7 @@ fn models(scope: Scope) -> Vec<ModelView> {
         quant: "Q4_1".into(),
         n_params: 134_515_008,
         context: 8192,
+        served_context: own.then_some(4096),
         licence: "apache-2.0".into(),
         modified_ms: 0,
         own,
@@ -376,6 +380,7 @@ fn jobs() -> Vec<JobView> {
         model: "smollm2:135m".into(),
         scope: Scope::Circle,
         state: state.into(),
+        client: None,
         peer: Some(FAR),
         queue,
         tokens: 5,
@@ -405,6 +410,7 @@ fn workers() -> Vec<WorkerView> {
         expires_ms,
         arch: "llama".into(),
         quant: "Q4_1".into(),
+        n_params: 134_515_008,
     };
     vec![worker(0, None), worker(1, Some(1))]
 }
@@ -447,6 +453,7 @@ fn status() -> Status {
         wall: WallTier::Basic,
         rss: 42_000_000,
         uptime_ms: 3_700_000,
+        stopping: false,
         warnings: vec!["the clock is 2 days off".into()],
     }
 }

@@ -159,6 +159,7 @@ fn single_questions_are_answered() {
         exit 0
         --- stderr
         joined 'friends'; `substrate peers` shows who is there
+        left 'this machine' for it: your models came along, receipts and circles stay there
     "#]],
     );
     daemon.home.check(

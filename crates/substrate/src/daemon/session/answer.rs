@@ -31,7 +31,7 @@ pub struct Answer {
     pub max_tokens: u32,
     /// Demanded wall.
     pub wall: WallTier,
-    /// Client's patience in milliseconds, from `since`.
+    /// How long the client waits with nothing coming, in milliseconds: from `since`, and from each token on.
     pub deadline_ms: u64,
     /// Every id received, over all attempts.
     pub ids: Vec<u32>,
@@ -43,6 +43,8 @@ pub struct Answer {
     pub last_refusal: Option<String>,
     /// When the client asked.
     pub since: Instant,
+    /// When it got its last token.
+    pub fed: Option<Instant>,
     /// When the latest attempt was offered, and when it started.
     pub offered: Option<Instant>,
     /// Where the time went.
@@ -118,6 +120,7 @@ impl Answer {
             n_in: 0,
             last_refusal: None,
             since: Instant::now(),
+            fed: None,
             offered: None,
             timings: Timings::default(),
         }
@@ -138,7 +141,8 @@ impl Answer {
 
     /// What is left of the client's patience.
     pub fn deadline_left_ms(&self) -> u64 {
-        self.deadline_ms.saturating_sub(millis(self.since))
+        let waits_since = self.fed.unwrap_or(self.since);
+        self.deadline_ms.saturating_sub(millis(waits_since))
     }
 }
 

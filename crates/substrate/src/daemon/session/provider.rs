@@ -414,6 +414,11 @@ impl Session {
     fn own_tokens(&self) -> u32 {
         self.tokens
     }
+
+    /// A client of this machine asked.
+    fn is_own(&self) -> bool {
+        self.attempt.peer == self.context.me
+    }
 }
 
 async fn next(io: &mut Option<JobIo>) -> Result<JobFrame, IoEnd> {

@@ -16,6 +16,7 @@ use substrate_sandbox::wire::{self, Failure, Prepare};
 use super::answer::Salts;
 use crate::daemon::engine::{Sequence, WorkError};
 use crate::daemon::pool::{Lease, LoadError, Pool};
+use crate::door::Overflow;
 
 /// PROTOCOL.md 4: `Prefilled` every 2,048 tokens.
 const PREFILLED_EVERY: u32 = 2048;
@@ -97,6 +98,8 @@ pub struct StartError {
     pub why: WorkFailure,
     /// For the requester; the worker's words hold no prompt text.
     pub detail: String,
+    /// By how much the prompt is too long, if that is why.
+    pub overflow: Option<Overflow>,
 }
 
 impl StartError {
@@ -105,6 +108,7 @@ impl StartError {
         Self {
             why: WorkFailure::Crashed,
             detail: "the task that prepared the work failed".to_owned(),
+            overflow: None,
         }
     }
 }
@@ -113,21 +117,33 @@ impl From<LoadError> for StartError {
     fn from(error: LoadError) -> Self {
         let why = match &error {
             LoadError::Work(work) => failure(work),
-            LoadError::NoBlob(_) => WorkFailure::ModelUnusable,
-            LoadError::Wall(_) => WorkFailure::Crashed,
+            LoadError::NoBlob(_) | LoadError::Damaged(_) => WorkFailure::ModelUnusable,
+            LoadError::Disk(_) | LoadError::Wall(_) => WorkFailure::Crashed,
         };
         Self {
             why,
             detail: error.to_string(),
+            overflow: None,
         }
     }
 }
 
 impl From<WorkError> for StartError {
     fn from(error: WorkError) -> Self {
+        let overflow = match &error {
+            WorkError::Failed {
+                why: Failure::ContextOverflow { used, limit },
+                ..
+            } => Some(Overflow {
+                used: *used,
+                limit: *limit,
+            }),
+            _ => None,
+        };
         Self {
             why: failure(&error),
             detail: error.to_string(),
+            overflow,
         }
     }
 }
@@ -148,11 +164,13 @@ pub async fn prepare(
         return Err(StartError {
             why: WorkFailure::BadInput,
             detail,
+            overflow: None,
         });
     }
     let weights = weights.ok_or_else(|| StartError {
         why: WorkFailure::ModelUnusable,
         detail: "the entry names no weights".to_owned(),
+        overflow: None,
     })?;
     let lease = pool.lease(&weights).await?;
     let seed = seed_for_choice(&input.seed, 0);

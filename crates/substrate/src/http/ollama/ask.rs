@@ -49,7 +49,9 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .enumerate()
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
-    input.tools = request.tools.as_deref().and_then(non_empty_list);
+    if request.tools.as_deref().and_then(non_empty_list).is_some() {
+        return Err(Refusal::no_tools());
+    }
     input.schema = request.format.as_deref().map(schema).transpose()?.flatten();
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(

@@ -53,8 +53,8 @@ fn the_smallest_chat_has_ollamas_defaults() {
 #[test]
 fn every_option_arrives() {
     let json = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"assistant","content":"","thinking":"hm","tool_calls":[{"function":{"name":"f","arguments":{"z":1,"a":2}}}]},
-        {"role":"tool","tool_name":"f","tool_call_id":"c","content":"42"}],"stream":false,"keep_alive":"1h30m","tools":[{"type":"function"}],"format":"","think":false,"logprobs":true,"top_logprobs":2,
-        "options":{"num_predict":7,"seed":42,"temperature":0,"top_k":1,"top_p":1,"min_p":0.1,"typical_p":0.5,"repeat_last_n":-1,"repeat_penalty":1.1,"presence_penalty":0.5,"frequency_penalty":-0.5,
+        {"role":"tool","tool_name":"f","tool_call_id":"c","content":"42"}],"stream":false,"keep_alive":"1h30m","tools":[],"format":"","think":false,"logprobs":true,"top_logprobs":2,
+        "options":{"num_predict":7.0,"seed":42.0,"temperature":0,"top_k":1,"top_p":1,"min_p":0.1,"typical_p":0.5,"repeat_last_n":-1,"repeat_penalty":1.1,"presence_penalty":0.5,"frequency_penalty":-0.5,
         "stop":["a",""],"num_ctx":4096,"num_gpu":99,"mirostat":0,"unknown":{}}}"#;
     check(
         &chat_told(json),
@@ -62,7 +62,7 @@ fn every_option_arrives() {
         m stream=false keep_alive=Some(5400)
         model m choice 0 scope Some(Circle) client Anonymous
         temperature 0 top_k 1 top_p 1000000 min_p 100000 typical_p 500000 repeat 1100000/-1 presence 500000 frequency -500000 n 1 logprobs Some(2)
-        seed Some(42) max Some(7) stop ["a"] bias [] tools Some("[{\"type\":\"function\"}]")
+        seed Some(42) max Some(7) stop ["a"] bias [] tools None
         system: "s"
         assistant: "" calls=[{"function":{"name":"f","arguments":{"z":1,"a":2}}}] thinking=hm
         tool: "42" name=f answers=c
@@ -138,6 +138,7 @@ fn what_cannot_be_right_is_refused_by_name() {
         r#""options":{"top_p":2}"#,
         r#""options":{"repeat_penalty":0}"#,
         r#""options":{"num_predict":"many"}"#,
+        r#""options":{"num_predict":1.5}"#,
         r#""options":{"repeat_last_n":-2}"#,
         r#""options":[]"#,
         r#""format":"xml""#,
@@ -158,38 +159,41 @@ fn what_cannot_be_right_is_refused_by_name() {
     check(
         &told,
         expect![[r#"
-        {"error":"temperature must be between 0 and 10, not -1"}
-        {"error":"temperature must be between 0 and 10, not 11"}
-        {"error":"top_p must be between 0 and 1, not 2"}
-        {"error":"repeat_penalty must be between 0.01 and 10, not 0"}
-        {"error":"options.num_predict: invalid type: string \"many\", expected i64 at line 1 column 58"}
-        {"error":"repeat_last_n must be between -1 and 1000000, not -2"}
-        {"error":"options: invalid length 0, expected an object at line 1 column 39"}
-        {"error":"format must be \"json\" or a JSON schema"}
-        {"error":"format must be \"json\" or a JSON schema"}
-        {"error":"think is not there yet"}
-        {"error":"think is not there yet"}
-        {"error":"top_logprobs must be between 0 and 20, not 21"}
-        {"error":"images is not there yet"}
-        {"error":"suffix is not there yet"}
-        {"error":"template is not there yet"}
-        {"error":"context is not there yet"}
-        {"error":"stream: invalid type: integer `1`, expected a boolean at line 1 column 37"}
-    "#]],
+            {"error":"temperature must be between 0 and 10, not -1"}
+            {"error":"temperature must be between 0 and 10, not 11"}
+            {"error":"top_p must be between 0 and 1, not 2"}
+            {"error":"repeat_penalty must be between 0.01 and 10, not 0"}
+            {"error":"options.num_predict: must be a whole number at line 1 column 59"}
+            {"error":"options.num_predict: must be a whole number, not 1.5 at line 1 column 56"}
+            {"error":"repeat_last_n must be between -1 and 1000000, not -2"}
+            {"error":"options: invalid length 2, expected an object at line 1 column 39"}
+            {"error":"format must be \"json\" or a JSON schema"}
+            {"error":"format must be \"json\" or a JSON schema"}
+            {"error":"think is not there yet"}
+            {"error":"think is not there yet"}
+            {"error":"top_logprobs must be between 0 and 20, not 21"}
+            {"error":"images is not there yet"}
+            {"error":"suffix is not there yet"}
+            {"error":"template is not there yet"}
+            {"error":"context is not there yet"}
+            {"error":"stream: invalid type: integer `1`, expected a boolean at line 1 column 37"}
+        "#]],
     );
     let bad = [
         r#"{"messages":[{"role":"user","content":"hi"}]}"#,
         r#"{"model":"m","messages":[{"role":"robot","content":"hi"}]}"#,
         r#"{"model":"m","messages":[{"role":"user","content":"hi","images":["aGk="]}]}"#,
         r#"{"model":"m","messages":[{"role":"user","content":["hi"]}]}"#,
+        r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function"}]}"#,
     ];
     check(
         &bad.iter().map(|json| chat_told(json)).collect::<String>(),
         expect![[r#"
-        {"error":"model is required"}
-        {"error":"role 'robot' is not one of system, user, assistant, tool"}
-        {"error":"images is not there yet"}
-        {"error":"messages[0].content: invalid type: sequence, expected a string at line 1 column 50"}
-    "#]],
+            {"error":"model is required"}
+            {"error":"role 'robot' is not one of system, user, assistant, tool"}
+            {"error":"images is not there yet"}
+            {"error":"messages[0].content: invalid type: sequence, expected a string at line 1 column 50"}
+            {"error":"tools are not there yet"}
+        "#]],
     );
 }

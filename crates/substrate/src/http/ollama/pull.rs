@@ -10,14 +10,15 @@ use axum::{Extension, Json};
 use futures::Stream;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::types::{CopyRequest, PullRequest, ShowRequest, asked_model};
 use crate::door::Call;
-use crate::http::actions::{ActionError, PullRights, PullStream};
+use crate::http::actions::{ActionError, PullProgress, PullRights, PullStream};
 use crate::http::error::{OllamaError, Refusal, Shape};
 use crate::http::guard::Caller;
 use crate::http::names::model_name;
-use crate::http::{Shared, body, ndjson};
+use crate::http::{Shared, body, lists, ndjson};
 
 pub(super) async fn pull(
     State(app): State<Shared>,
@@ -36,16 +37,42 @@ pub(super) async fn pull(
     } else {
         PullRights::AdoptOnly
     };
-    let progress = app
-        .models
-        .pull(model, rights)
-        .await
-        .map_err(Refusal::from)?;
+    let progress = match app.models.pull(model.clone(), rights).await {
+        Ok(progress) => progress,
+        Err(error) => of_another_node(&app, &caller, &model)
+            .await
+            .ok_or_else(|| Refusal::from(error))?,
+    };
     if stream.unwrap_or(true) {
         return Ok(ndjson::response(lines(app, progress)));
     }
     to_its_end(&app, progress).await?;
     Ok(Json(json!({ "status": "success" })).into_response())
+}
+
+/// A model that cannot be pulled and need not be: another node in the caller's scope holds it. Clients pull before they
+/// ask, so the pull ends well, and says why there was nothing to do.
+async fn of_another_node(app: &Shared, caller: &Caller, model: &str) -> Option<PullStream> {
+    let listed = lists::model(app, caller, model).await.ok()?;
+    if listed.own {
+        return None;
+    }
+    let (sender, progress) = mpsc::channel(2);
+    let status = format!(
+        "{} is held by another node and usable as it is; nothing is fetched",
+        listed.name
+    );
+    for status in [status, SUCCESS.to_owned()] {
+        let line = PullProgress {
+            status,
+            digest: None,
+            total: None,
+            completed: None,
+        };
+        // Both fit the channel.
+        let _ = sender.try_send(Ok(line));
+    }
+    Some(progress)
 }
 
 async fn to_its_end(app: &Shared, mut progress: PullStream) -> Result<(), Refusal> {
@@ -157,6 +184,7 @@ impl From<ActionError> for Refusal {
         let why = error.to_string();
         match error {
             ActionError::Unknown { model, similar } => Self::unknown_model(&model, similar),
+            ActionError::NotFound { .. } => Self::not_found(why),
             ActionError::BadName { .. } => Self::invalid("model", why),
             ActionError::Forbidden { .. } => Self::forbidden(why),
             ActionError::Failed { .. } => Self::internal(why),

@@ -20,7 +20,7 @@ use crate::http::{Shared, body, lists};
 pub(super) struct Shown {
     license: String,
     modelfile: String,
-    parameters: &'static str,
+    parameters: String,
     template: String,
     system: &'static str,
     details: ModelDetails,
@@ -64,7 +64,7 @@ fn told(view: ModelView, details: Details) -> Shown {
     Shown {
         license: first(details.license, &view.licence),
         modelfile: format!("FROM {}\n", view.name),
-        parameters: "",
+        parameters: view.served_context.map_or_else(String::new, served),
         template: first(
             details.template,
             view.template.as_deref().unwrap_or_default(),
@@ -75,6 +75,11 @@ fn told(view: ModelView, details: Details) -> Shown {
         capabilities,
         modified_at: rfc3339_ms(view.modified_ms),
     }
+}
+
+/// The context served, where Ollama's clients look for it. `model_info` tells what the model was trained for.
+fn served(context: u32) -> String {
+    format!("{:30} {context}", "num_ctx")
 }
 
 /// What a GGUF's header would say, as far as the list knows it.

@@ -97,9 +97,9 @@ pub(super) async fn tags(
 #[derive(Serialize)]
 pub(super) struct Loaded {
     models: Vec<Worker>,
-    /// Jobs of this daemon, for callers on this machine and for holders of an admin key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    substrate: Option<Vec<Job>>,
+    /// Jobs of this daemon: all of them for callers on this machine and for holders of an admin key, its own for
+    /// any other key.
+    substrate: Vec<Job>,
 }
 
 #[derive(Serialize)]
@@ -133,7 +133,7 @@ struct Job {
 impl From<WorkerView> for Worker {
     fn from(view: WorkerView) -> Self {
         Self {
-            details: ModelDetails::new(&view.arch, &view.quant, 0, None),
+            details: ModelDetails::new(&view.arch, &view.quant, view.n_params, None),
             model: view.model.clone(),
             name: view.model,
             size: view.memory,
@@ -176,14 +176,12 @@ pub(super) async fn ps(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Loaded>, OllamaError> {
     let workers = app.door.call(|reply| Call::Workers { reply }).await?;
-    let may_see_jobs = caller.admin || caller.client == Client::Anonymous;
-    let jobs = if may_see_jobs {
-        Some(app.door.call(|reply| Call::Jobs { reply }).await?)
-    } else {
-        None
-    };
+    let mut jobs = app.door.call(|reply| Call::Jobs { reply }).await?;
+    if !caller.admin && caller.client != Client::Anonymous {
+        jobs.retain(|job| job.client.as_ref() == Some(&caller.client));
+    }
     Ok(Json(Loaded {
         models: workers.into_iter().map(Worker::from).collect(),
-        substrate: jobs.map(|jobs| jobs.into_iter().map(Job::from).collect()),
+        substrate: jobs.into_iter().map(Job::from).collect(),
     }))
 }

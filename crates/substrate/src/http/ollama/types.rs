@@ -69,7 +69,9 @@ pub(super) struct ChatMessage {
 #[derive(Default, Deserialize)]
 #[serde(expecting = "an object")]
 pub(super) struct Options {
+    #[serde(default, deserialize_with = "whole")]
     pub(super) num_predict: Option<i64>,
+    #[serde(default, deserialize_with = "whole")]
     pub(super) seed: Option<i64>,
     pub(super) temperature: Option<f64>,
     pub(super) top_k: Option<f64>,
@@ -112,6 +114,29 @@ pub(super) struct CopyRequest {
 pub(super) fn asked_model(model: Option<String>, name: Option<String>) -> Result<String, Refusal> {
     let asked = model.filter(|model| !model.is_empty()).or(name);
     model_name("model", &asked.unwrap_or_default())
+}
+
+/// A whole number, also as languages without integers write it: `128.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    /// Every whole number up to here is a float of its own; past it a float may mean its neighbour.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "must be a whole number")]
+    enum Number {
+        Whole(i64),
+        Float(f64),
+    }
+    match Option::<Number>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Number::Whole(number)) => Ok(Some(number)),
+        Some(Number::Float(number)) if number.fract() == 0.0 && number.abs() <= EXACT => {
+            Ok(Some(number as i64))
+        }
+        Some(Number::Float(number)) => Err(D::Error::custom(format_args!(
+            "must be a whole number, not {number}"
+        ))),
+    }
 }
 
 /// How long a model stays loaded after its last job.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::door::{FinishReason, Summary};
+use crate::http::error::Refusal;
 use crate::http::job::{Answer, tell_finished};
 use crate::http::names::unix_seconds;
 
@@ -23,6 +24,14 @@ impl Kind {
         match self {
             Self::Chat => format!("chatcmpl-{job}"),
             Self::Text => format!("cmpl-{job}"),
+        }
+    }
+
+    /// A refusal in this route's own field names.
+    pub(super) fn refusal(self, refusal: Refusal) -> Refusal {
+        match self {
+            Self::Chat => refusal,
+            Self::Text => refusal.of_plain_text(),
         }
     }
 }

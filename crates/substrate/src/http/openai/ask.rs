@@ -66,7 +66,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .enumerate()
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
-    input.tools = tools(request.tools, request.tool_choice.as_deref())?;
+    refuse_tools(request.tools, request.tool_choice.as_deref())?;
     input.schema = schema;
     let settings = Settings {
         model: request.model,
@@ -293,21 +293,18 @@ fn schema(format: ResponseFormat) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// Tool definitions for the template, unless the client forbids their use.
-fn tools(
-    tools: Option<Box<RawValue>>,
-    choice: Option<&RawValue>,
-) -> Result<Option<String>, Refusal> {
+/// Tools may be named, as long as the client forbids their use.
+fn refuse_tools(tools: Option<Box<RawValue>>, choice: Option<&RawValue>) -> Result<(), Refusal> {
     let offered = match tools {
         Some(raw) if !raw.get().trim_start().starts_with('[') => {
             return Err(Refusal::invalid("tools", "tools must be a list"));
         }
-        Some(raw) => non_empty_list(&raw),
-        None => None,
+        Some(raw) => non_empty_list(&raw).is_some(),
+        None => false,
     };
     match choice.map(RawValue::get) {
-        None | Some("null" | "\"auto\"") => Ok(offered),
-        Some("\"none\"") => Ok(None),
+        None | Some("null" | "\"auto\"") if offered => Err(Refusal::no_tools()),
+        None | Some("null" | "\"auto\"" | "\"none\"") => Ok(()),
         Some("\"required\"") => Err(Refusal::not_yet("tool_choice", "tool_choice 'required'")),
         Some(text) if text.starts_with('{') => Err(Refusal::not_yet(
             "tool_choice",

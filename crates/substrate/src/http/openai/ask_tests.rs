@@ -54,19 +54,19 @@ fn every_parameter_arrives() {
             {"role":"tool","tool_call_id":"c1","content":"42"}],
             "stream":true,"stream_options":{"include_usage":true},"stop":["x","yy"],"seed":-7,"temperature":0.7,"top_p":0.25,"top_k":40,"min_p":0.05,"max_tokens":5,"max_completion_tokens":6,
             "logprobs":true,"top_logprobs":3,"n":2,"logit_bias":{"50":-100,"7":0.5},"presence_penalty":-2,"frequency_penalty":1.5,"user":"u","response_format":{"type":"text"},
-            "tools":[{"type":"function","function":{"name":"f","z":1,"a":2}}],"tool_choice":"auto","parallel_tool_calls":true,"metadata":{"anything":[1,2]}}"#,
+            "tools":[{"type":"function","function":{"name":"f","z":1,"a":2}}],"tool_choice":"none","parallel_tool_calls":true,"metadata":{"anything":[1,2]}}"#,
         expect![[r#"
             2 of 2 stream=true usage=true
             model m:1 choice 0 scope Some(Circle) client Anonymous
             temperature 700000 top_k 40 top_p 250000 min_p 50000 typical_p 1000000 repeat 1000000/-1 presence -2000000 frequency 1500000 n 1 logprobs Some(3)
-            seed Some(-7) max Some(6) stop ["x", "yy"] bias [(7, 32768), (50, -6553600)] tools Some("[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"z\":1,\"a\":2}}]")
+            seed Some(-7) max Some(6) stop ["x", "yy"] bias [(7, 32768), (50, -6553600)] tools None
             system: "be brief"
             user: "a\nb" name=ann
             assistant: "" calls=[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}] thinking=hm
             tool: "42" answers=c1
             model m:1 choice 1 scope Some(Circle) client Anonymous
             temperature 700000 top_k 40 top_p 250000 min_p 50000 typical_p 1000000 repeat 1000000/-1 presence -2000000 frequency 1500000 n 1 logprobs Some(3)
-            seed Some(-7) max Some(6) stop ["x", "yy"] bias [(7, 32768), (50, -6553600)] tools Some("[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"z\":1,\"a\":2}}]")
+            seed Some(-7) max Some(6) stop ["x", "yy"] bias [(7, 32768), (50, -6553600)] tools None
             system: "be brief"
             user: "a\nb" name=ann
             assistant: "" calls=[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}] thinking=hm
@@ -100,14 +100,20 @@ fn nulls_are_absences() {
 }
 
 #[test]
-fn forbidden_tools_are_not_shown_to_the_template() {
+fn tools_are_refused_unless_their_use_is_forbidden() {
     let with = |choice: &str| {
         format!(
             r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],"tools":[{{"a":1}}],"tool_choice":{choice}}}"#
         )
     };
     assert!(chat_told(&with("\"none\"")).contains("tools None"));
-    assert!(chat_told(&with("\"auto\"")).contains("tools Some"));
+    for choice in ["\"auto\"", "null"] {
+        let told = chat_told(&with(choice));
+        assert!(
+            told.contains("\"message\":\"tools are not there yet\",\"param\":\"tools\""),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -25,7 +25,18 @@ pub(super) async fn chat(
     Ok(answer(&app, &caller, Kind::Chat, plan).await?)
 }
 
+/// Plans are carried out here; a refusal names the field the prompt came in.
 pub(super) async fn answer(
+    app: &App,
+    caller: &Caller,
+    kind: Kind,
+    plan: Plan,
+) -> Result<Response, Refusal> {
+    let answer = carry_out(app, caller, kind, plan).await;
+    answer.map_err(|refusal| kind.refusal(refusal))
+}
+
+async fn carry_out(
     app: &App,
     caller: &Caller,
     kind: Kind,

@@ -17,7 +17,7 @@ use super::ask::Plan;
 use super::chunk::{ChatDelta, Chunk, Delta, Moved, Queue, TextDelta};
 use super::logprobs;
 use crate::door::{JobEvent, QueueNews, Started, Summary, TextPiece};
-use crate::http::error::{Refusal, Shape};
+use crate::http::error::Shape;
 use crate::http::job::{Beat, Facts, Feed};
 use crate::http::names::route_name;
 use crate::http::sse;
@@ -116,7 +116,7 @@ impl ChunkWriter {
             JobEvent::Finished(summary) => self.on_finished(index, *summary),
             JobEvent::Failed(error) => {
                 self.over = true;
-                sse::data(&Refusal::from(error).body(Shape::OpenAi))
+                sse::data(&self.kind.refusal(error.into()).body(Shape::OpenAi))
             }
         }
     }

@@ -10,7 +10,7 @@ use substrate_sandbox::wire::input::Prompt;
 use tokio::sync::mpsc;
 
 use super::hands::Hands;
-use super::views::{models, node, status, waiting, worker};
+use super::views::{jobs, models, node, status, worker};
 use crate::door::*;
 use crate::http::*;
 
@@ -95,7 +95,7 @@ async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>) {
                 let _ = reply.send(());
             }
             Call::Workers { reply } => drop(reply.send(vec![worker()])),
-            Call::Jobs { reply } => drop(reply.send(vec![waiting()])),
+            Call::Jobs { reply } => drop(reply.send(jobs())),
             Call::Status { reply } => drop(reply.send(status())),
             _ => {}
         }
@@ -134,6 +134,7 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
                 why: "it needs 40 GiB".into(),
             });
         }
+        "stopping:1" => return Err(AskError::Stopping),
         "closed:1" => {
             return Err(AskError::Forbidden {
                 why: "this model is for its owner".into(),
@@ -149,6 +150,7 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
     }
     let scripted = [
         "overflow:1",
+        "far-overflow:1",
         "late:1",
         "stopped:1",
         "lost:1",
@@ -196,10 +198,15 @@ async fn play(ask: Ask, sender: mpsc::Sender<JobEvent>, seen: Arc<Seen>) {
         match ask.model.as_str() {
             "overflow:1" => {
                 return tell(failed(AskError::ContextOverflow {
-                    used: 9_000,
-                    limit: 2_048,
+                    tokens: Some(Overflow {
+                        used: 9_000,
+                        limit: 2_048,
+                    }),
                 }))
                 .await;
+            }
+            "far-overflow:1" => {
+                return tell(failed(AskError::ContextOverflow { tokens: None })).await;
             }
             "late:1" => {
                 return tell(failed(AskError::Deadline {

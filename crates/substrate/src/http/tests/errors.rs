@@ -16,7 +16,9 @@ async fn what_the_daemon_refuses_keeps_its_apis_shape() {
         "closed:1",
         "refuses:1",
         "overflow:1",
+        "far-overflow:1",
         "late:1",
+        "stopping:1",
     ] {
         for path in ["/v1/chat/completions", "/api/chat"] {
             let heard = post(path, &format!("{{\"model\":\"{model}\",{HI}}}")).await;
@@ -49,10 +51,41 @@ async fn what_the_daemon_refuses_keeps_its_apis_shape() {
         {"error":{"code":"context_length_exceeded","message":"the prompt needs 9000 tokens, the context holds 2048","param":"messages","type":"invalid_request_error"}}
         overflow:1 /api/chat retry-after= 400
         {"error":"the prompt needs 9000 tokens, the context holds 2048"}
+        far-overflow:1 /v1/chat/completions retry-after= 400
+        {"error":{"code":"context_length_exceeded","message":"the prompt is longer than the context","param":"messages","type":"invalid_request_error"}}
+        far-overflow:1 /api/chat retry-after= 400
+        {"error":"the prompt is longer than the context"}
         late:1 /v1/chat/completions retry-after= 504
-        {"error":{"code":"deadline_exceeded","message":"no node finished the answer before the deadline of 5 ms: two nodes refused","param":null,"type":"api_error"}}
+        {"error":{"code":"deadline_exceeded","message":"nothing came within the deadline of 5 ms: two nodes refused","param":null,"type":"api_error"}}
         late:1 /api/chat retry-after= 504
-        {"error":"no node finished the answer before the deadline of 5 ms: two nodes refused"}
+        {"error":"nothing came within the deadline of 5 ms: two nodes refused"}
+        stopping:1 /v1/chat/completions retry-after=10 503
+        {"error":{"code":"stopping","message":"the daemon is stopping: ask again when it is back","param":null,"type":"api_error"}}
+        stopping:1 /api/chat retry-after=10 503
+        {"error":"the daemon is stopping: ask again when it is back"}
+    "#]].assert_eq(&told);
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_is_named_by_the_field_it_came_in() {
+    let mut told = String::new();
+    for (path, body) in [
+        ("/v1/completions", r#"{"model":"overflow:1","prompt":"hi"}"#),
+        (
+            "/v1/completions",
+            r#"{"model":"overflow:1","prompt":"hi","stream":true}"#,
+        ),
+        ("/api/generate", r#"{"model":"overflow:1","prompt":"hi"}"#),
+    ] {
+        told += &format!("{path} {}", post(path, body).await.told());
+    }
+    expect![[r#"
+        /v1/completions 400
+        {"error":{"code":"context_length_exceeded","message":"the prompt needs 9000 tokens, the context holds 2048","param":"prompt","type":"invalid_request_error"}}
+        /v1/completions 400
+        {"error":{"code":"context_length_exceeded","message":"the prompt needs 9000 tokens, the context holds 2048","param":"prompt","type":"invalid_request_error"}}
+        /api/generate 400
+        {"error":"the prompt needs 9000 tokens, the context holds 2048"}
     "#]].assert_eq(&told);
 }
 

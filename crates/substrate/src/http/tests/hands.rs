@@ -24,6 +24,11 @@ impl ModelActions for Hands {
                     why: "a new entry needs a key with the admin right".into(),
                 });
             }
+            if name == "bare:1" || name.starts_with("hf.co/far") {
+                return Err(ActionError::BadName {
+                    why: "no source: use hf:USER/REPO".into(),
+                });
+            }
             let (sender, progress) = mpsc::channel(8);
             let step = |status: &str| PullProgress {
                 status: status.into(),
@@ -46,6 +51,12 @@ impl ModelActions for Hands {
                 match name.as_str() {
                     "breaks:1" => steps.push(Err(ActionError::Failed {
                         why: "disk is full".into(),
+                    })),
+                    "absent:1" => steps.push(Err(ActionError::NotFound {
+                        why: "a/b does not exist at the hub".into(),
+                    })),
+                    "gated:1" => steps.push(Err(ActionError::Forbidden {
+                        why: "a/b is private or gated".into(),
                     })),
                     "stalls:1" => {}
                     _ => steps.extend([

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use expect_test::{Expect, expect};
 
-use super::double::{ADMIN_KEY, Double};
+use super::double::{ADMIN_KEY, Double, PLAIN_KEY};
 use super::*;
 
 async fn check(path: &str, body: &str, expect: Expect) {
@@ -116,7 +116,7 @@ async fn a_failure_inside_a_stream_is_the_last_line() {
 #[tokio::test]
 async fn lists_have_ollamas_fields() {
     expect![[r#"{"models":[{"name":"tiny:1","model":"tiny:1","modified_at":"2023-11-14T22:13:20.123000000Z","size":98765432,"digest":"0404040404040404040404040404040404040404040404040404040404040404","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"capabilities":["completion"],"substrate":{"own":true,"loaded":true,"nodes":1}},{"name":"hf.co/far/away:Q4_1","model":"hf.co/far/away:Q4_1","modified_at":"2023-11-14T22:13:20.123000000Z","size":98765432,"digest":"0404040404040404040404040404040404040404040404040404040404040404","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"capabilities":["completion"],"substrate":{"own":false,"loaded":false,"nodes":1}}]}"#]].assert_eq(&get("/api/tags").await.text);
-    expect![[r#"{"models":[{"name":"tiny:1","model":"tiny:1","size":200000000,"digest":"0404040404040404040404040404040404040404040404040404040404040404","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"","quantization_level":"Q4_1"},"expires_at":"2999-12-31T23:59:59.000000000Z","size_vram":0,"context_length":2048}],"substrate":[{"job":"06060606060606060606060606060606","role":"requested","model":"tiny:1","scope":"circle","state":"queued","node":null,"position":2,"expected_wait_ms":1500,"why":"2 jobs are ahead","tokens":0,"attempt":1,"age_ms":40}]}"#]].assert_eq(&get("/api/ps").await.text);
+    expect![[r#"{"models":[{"name":"tiny:1","model":"tiny:1","size":200000000,"digest":"0404040404040404040404040404040404040404040404040404040404040404","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1"},"expires_at":"2999-12-31T23:59:59.000000000Z","size_vram":0,"context_length":2048}],"substrate":[{"job":"06060606060606060606060606060606","role":"requested","model":"tiny:1","scope":"circle","state":"queued","node":null,"position":2,"expected_wait_ms":1500,"why":"2 jobs are ahead","tokens":0,"attempt":1,"age_ms":40},{"job":"06060606060606060606060606060606","role":"requested","model":"tiny:1","scope":"circle","state":"running","node":null,"position":null,"expected_wait_ms":null,"why":null,"tokens":0,"attempt":1,"age_ms":40}]}"#]].assert_eq(&get("/api/ps").await.text);
     expect![[r#"{"version":"0.1.0"}"#]].assert_eq(&get("/api/version").await.text);
     expect!["Ollama is running"].assert_eq(&get("/").await.text);
 }
@@ -125,7 +125,7 @@ async fn lists_have_ollamas_fields() {
 async fn show_knows_models_here_and_elsewhere() {
     check("/api/show", r#"{"model":"tiny:1"}"#, expect![[r#"
         200
-        {"license":"Apache-2.0","modelfile":"FROM tiny:1\n","parameters":"","template":"{{ messages }}","system":"","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"model_info":{"general.architecture":"llama","general.name":"Tiny","general.parameter_count":134515008,"llama.context_length":8192},"capabilities":["completion"],"modified_at":"2023-11-14T22:13:20.123000000Z"}
+        {"license":"Apache-2.0","modelfile":"FROM tiny:1\n","parameters":"num_ctx                        4096","template":"{{ messages }}","system":"","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"model_info":{"general.architecture":"llama","general.name":"Tiny","general.parameter_count":134515008,"llama.context_length":8192},"capabilities":["completion"],"modified_at":"2023-11-14T22:13:20.123000000Z"}
     "#]]).await;
     check("/api/show", r#"{"name":"hf.co/far/away:q4_1"}"#, expect![[r#"
         200
@@ -157,6 +157,9 @@ async fn a_pull_tells_every_step_and_never_ends_silently() {
         r#"{"name":"stalls:1"}"#,
         r#"{"model":"tiny:1","stream":false}"#,
         r#"{"model":"breaks:1","stream":false}"#,
+        r#"{"model":"absent:1","stream":false}"#,
+        r#"{"model":"gated:1","stream":false}"#,
+        r#"{"model":"bare:1"}"#,
     ] {
         told += &send(&mut router, request("POST", "/api/pull", &headers, body))
             .await
@@ -187,7 +190,58 @@ async fn a_pull_tells_every_step_and_never_ends_silently() {
         {"status":"success"}
         500
         {"error":"disk is full"}
+        404
+        {"error":"a/b does not exist at the hub"}
+        403
+        {"error":"a/b is private or gated"}
+        400
+        {"error":"no source: use hf:USER/REPO"}
     "#]]
     .assert_eq(&told);
     assert_eq!(double.seen.changed.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_model_of_another_node_needs_no_pull() {
+    let mut told = String::new();
+    for key in [ADMIN_KEY, PLAIN_KEY] {
+        let double = Double::start();
+        let headers = [
+            ("authorization", &*format!("Bearer {key}")),
+            ("content-type", "application/json"),
+        ];
+        for body in [
+            r#"{"model":"hf.co/far/away:Q4_1"}"#,
+            r#"{"model":"hf.co/far/away:Q4_1","stream":false}"#,
+        ] {
+            let pull = request("POST", "/api/pull", &headers, body);
+            told += &send(&mut double.router(), pull).await.told();
+        }
+    }
+    expect![[r#"
+        200
+        {"status":"hf.co/far/away:Q4_1 is held by another node and usable as it is; nothing is fetched"}
+        {"status":"success"}
+
+        200
+        {"status":"success"}
+        200
+        {"status":"hf.co/far/away:Q4_1 is held by another node and usable as it is; nothing is fetched"}
+        {"status":"success"}
+
+        200
+        {"status":"success"}
+    "#]].assert_eq(&told);
+}
+
+#[tokio::test]
+async fn a_key_sees_its_own_jobs_and_their_place() {
+    let double = Double::start();
+    let bearer = format!("Bearer {PLAIN_KEY}");
+    let ps = request("GET", "/api/ps", &[("authorization", &bearer)], "");
+    let heard = send(&mut double.router(), ps).await;
+    let told: serde_json::Value = serde_json::from_str(&heard.text).unwrap();
+    let jobs = told["substrate"].as_array().unwrap();
+    let places: Vec<_> = jobs.iter().map(|job| job["position"].as_u64()).collect();
+    assert_eq!(places, [Some(2)], "not the admin's: {told}");
 }

@@ -18,6 +18,7 @@ pub(crate) fn models() -> Vec<ModelView> {
         quant: "Q4_1".into(),
         n_params: 134_515_008,
         context: 8_192,
+        served_context: own.then_some(4_096),
         licence: "Apache-2.0".into(),
         modified_ms: 1_700_000_000_123,
         own,
@@ -40,16 +41,28 @@ pub(crate) fn worker() -> WorkerView {
         expires_ms: None,
         arch: "llama".into(),
         quant: "Q4_1".into(),
+        n_params: 134_515_008,
     }
 }
 
-pub(crate) fn waiting() -> JobView {
+pub(crate) fn jobs() -> Vec<JobView> {
+    let running = JobView {
+        client: Some(Client::Key("admin".into())),
+        state: "running".into(),
+        queue: None,
+        ..waiting()
+    };
+    vec![waiting(), running]
+}
+
+fn waiting() -> JobView {
     JobView {
         job: JobId::from_bytes([6; 16]),
         role: JobRole::Requested,
         model: "tiny:1".into(),
         scope: Scope::Circle,
         state: "queued".into(),
+        client: Some(Client::Key("plain".into())),
         peer: None,
         queue: Some(QueueNews {
             position: 2,
@@ -76,6 +89,7 @@ pub(crate) fn status() -> Status {
         wall: WallTier::Basic,
         rss: 1_000,
         uptime_ms: 5,
+        stopping: false,
         warnings: vec![],
     }
 }

@@ -8,7 +8,7 @@ use substrate_record::{Accept, Finish, ModelEntry, Verified};
 use substrate_sandbox::wire::FromWorker;
 use tokio::time::sleep_until;
 
-use super::{InputCommitment, Session, Stage, Step};
+use super::{InputCommitment, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
 use crate::daemon::session::closing;
 use crate::daemon::session::work::{self, Running};
@@ -20,7 +20,13 @@ impl Session {
     pub(super) async fn on_work(&mut self, event: WorkEvent) -> Step {
         match event {
             WorkEvent::Prepared(Ok(running)) => self.accept_and_begin(running).await,
-            WorkEvent::Prepared(Err(error)) => self.fail(error.why, error.detail).await,
+            WorkEvent::Prepared(Err(error)) => {
+                if let Some(tokens) = error.overflow.filter(|_| self.is_own()) {
+                    let job = self.attempt.job;
+                    self.report(Report::Overflow { job, tokens }).await;
+                }
+                self.fail(error.why, error.detail).await
+            }
             WorkEvent::Frame(Ok(frame)) => self.on_worker_frame(frame).await,
             WorkEvent::Frame(Err(error)) => {
                 self.fail(WorkFailure::Crashed, error.to_string()).await

@@ -86,6 +86,7 @@ impl<D: Dial> Session<D> {
             return Step::On;
         }
         self.answer.ids.extend_from_slice(&ids);
+        self.answer.fed = Some(std::time::Instant::now());
         let logprobs = logprobs.into_iter().map(for_client).collect();
         self.pending.push_back(JobEvent::Text(TextPiece {
             bytes,
