@@ -4,9 +4,12 @@
 
 mod clock;
 mod failover;
+mod link;
 mod load;
 mod long;
 mod misuse;
+mod replay;
 mod retention;
 mod scope;
+mod speed;
 mod start;
