@@ -235,7 +235,8 @@ impl Pairs {
     }
 }
 
-fn table(cells: &[Cell]) {
+/// Prints the figures for people.
+pub fn table(cells: &[Cell]) {
     println!(
         "{:<44} {:>16} {:>16} {:>22} {:>7}",
         "", "local p50/p99", "remote p50/p99", "added (95 % half-width)", "goal"

@@ -6,6 +6,8 @@
 pub mod model;
 pub mod node;
 pub mod packages;
+pub mod proxy;
+pub mod seam;
 pub mod sh;
 pub mod stage;
 pub mod stream;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use xtask::sh;
+use xtask::stream::Answer;
 
 /// Positions the definition asks for.
 const POSITIONS: &str = "10240";
@@ -27,12 +28,21 @@ fn example(name: &str) -> std::process::Command {
     command
 }
 
-/// Judges pairs of greedy answers (question, unbroken, broken) that differ: each must part at a near-tie.
-pub fn judge_seams(model: &Path, seams: &[(String, String, String)]) -> Result<()> {
+/// Judges greedy answers (question, unbroken, broken) that differ once more, by an engine that reads them anew: each must
+/// part at a near-tie.
+pub fn judge_seams(model: &Path, seams: &[(String, Answer, Answer)]) -> Result<()> {
     if seams.is_empty() {
         return Ok(());
     }
-    let pairs = xtask::stage::scratch("seams")?.join("pairs.json");
-    std::fs::write(&pairs, serde_json::to_vec(seams)?)?;
-    sh::run(example("judge_seams").arg(model).arg(pairs))
+    let tokens = |answer: &Answer| -> Vec<Vec<u8>> {
+        let tokens = answer.tokens.iter();
+        tokens.map(|token| token.bytes.clone()).collect()
+    };
+    let pairs: Vec<_> = seams
+        .iter()
+        .map(|(question, unbroken, broken)| (question, tokens(unbroken), tokens(broken)))
+        .collect();
+    let file = xtask::stage::scratch("seams")?.join("pairs.json");
+    std::fs::write(&file, serde_json::to_vec(&pairs)?)?;
+    sh::run(example("judge_seams").arg(model).arg(file))
 }

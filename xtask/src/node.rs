@@ -6,13 +6,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::packages::is_root;
+use crate::sh;
 use crate::stage::UNPRIVILEGED;
 
 /// How long a daemon may take to answer after its start: keys, store, mesh and a cold disk.
@@ -34,6 +35,10 @@ pub struct Node {
     bin: PathBuf,
     serve_args: Vec<String>,
     env: Vec<(String, String)>,
+    /// Words before the program's own, and who they are run by.
+    prefix: Vec<String>,
+    prefix_drops_root: bool,
+    tcp_only: bool,
     daemon: Option<Child>,
 }
 
@@ -57,6 +62,9 @@ impl Node {
             bin: bin.to_path_buf(),
             serve_args: Vec::new(),
             env: Vec::new(),
+            prefix: Vec::new(),
+            prefix_drops_root: false,
+            tcp_only: false,
             daemon: None,
         })
     }
@@ -68,11 +76,54 @@ impl Node {
         self
     }
 
+    /// Further arguments of `serve` from the next start on.
+    pub fn set_serve_args(&mut self, args: &[&str]) {
+        self.serve_args = args.iter().map(ToString::to_string).collect();
+    }
+
     /// A variable of the daemon's environment.
     #[must_use]
     pub fn with_env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// With a wall clock moved by libfaketime (`+2d`), and the monotonic clock as it is.
+    #[must_use]
+    pub fn with_clock(self, faketime: &str, offset: &str) -> Self {
+        self.with_env("LD_PRELOAD", faketime)
+            .with_env("FAKETIME", offset)
+            .with_env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    }
+
+    /// Words that come before the program's own in every command of this node, such as `taskset -c 0`.
+    #[must_use]
+    pub fn with_prefix(mut self, words: &[&str]) -> Self {
+        self.prefix = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// As [`Node::with_prefix`], for a prefix that needs root where there is root and gives it up itself.
+    #[must_use]
+    pub fn with_root_prefix(mut self, words: &[&str]) -> Self {
+        self.prefix_drops_root = true;
+        self.with_prefix(words)
+    }
+
+    /// No QUIC: every connection can then be led through a proxy and cut.
+    #[must_use]
+    pub fn with_tcp_only(mut self) -> Self {
+        self.tcp_only = true;
+        self
+    }
+
+    /// From its next start on, the node's mesh listens on another port: nobody finds it where it was.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn move_mesh(&mut self) -> Result<()> {
+        self.mesh = free_port()?.port();
+        Ok(())
     }
 
     /// Writes the settings file, which the unprivileged user owns.
@@ -97,20 +148,23 @@ impl Node {
         Ok(())
     }
 
-    /// Starts the daemon and waits until it answers over HTTP.
+    /// Starts the daemon and waits until it answers over HTTP. The log of an earlier start is kept: what a daemon
+    /// wrote before it was killed is searched too.
     ///
     /// # Errors
     /// It ended, or did not answer in time; the end of its log is in the message.
     pub fn start(&mut self) -> Result<()> {
-        let log = File::create(self.log_path())?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
         let mut command = self.command();
+        command.arg("serve").args(["--api", &self.api.to_string()]);
+        if !self.tcp_only {
+            let quic = format!("/ip4/127.0.0.1/udp/{}/quic-v1", self.mesh);
+            command.args(["--listen", &quic]);
+        }
         command
-            .arg("serve")
-            .args(["--api", &self.api.to_string()])
-            .args([
-                "--listen",
-                &format!("/ip4/127.0.0.1/udp/{}/quic-v1", self.mesh),
-            ])
             .args(["--listen", &format!("/ip4/127.0.0.1/tcp/{}", self.mesh)])
             .args(&self.serve_args)
             .stdin(Stdio::null())
@@ -168,6 +222,16 @@ impl Node {
         Ok(())
     }
 
+    /// Ends the daemon as a failed assertion in it would (SIGABRT), and tells how it ended.
+    ///
+    /// # Errors
+    /// It does not run, or the system's.
+    pub fn abort(&mut self) -> Result<ExitStatus> {
+        let mut daemon = self.daemon.take().context("the daemon does not run")?;
+        sh::run(Command::new("kill").args(["-ABRT", &daemon.id().to_string()]))?;
+        Ok(daemon.wait()?)
+    }
+
     /// Asks the daemon to stop and waits for its end.
     ///
     /// # Errors
@@ -198,7 +262,15 @@ impl Node {
 
     /// The command line in this node's home, as its unprivileged user.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(self.bin.join("substrate"));
+        let program = self.bin.join("substrate");
+        let mut command = match self.prefix.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command
             .env_clear()
             .env("SUBSTRATE_HOME", &self.home)
@@ -212,7 +284,7 @@ impl Node {
                 command.env(key, value);
             }
         }
-        if is_root() {
+        if is_root() && !self.prefix_drops_root {
             command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
         }
         command

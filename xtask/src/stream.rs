@@ -20,6 +20,17 @@ pub struct Chat {
     pub max_tokens: u32,
     /// `mine`, `circle` or `commons`; `None` = the listener's default.
     pub scope: Option<String>,
+    /// Ask for every token's two best, which [`crate::seam`] judges by.
+    pub two_best: bool,
+}
+
+/// One token and the model's best where it was chosen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Token {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// (bytes, log-probability), best first.
+    pub best: Vec<(Vec<u8>, f64)>,
 }
 
 /// What came back.
@@ -29,6 +40,10 @@ pub struct Answer {
     pub text: String,
     /// When each piece of text came, from the request on.
     pub times: Vec<Duration>,
+    /// Its tokens, if asked for.
+    pub tokens: Vec<Token>,
+    /// Tokens the client had at each move to another node.
+    pub moved_after: Vec<usize>,
     /// The `: substrate {json}` comment.
     pub substrate: Value,
     /// `usage`.
@@ -54,6 +69,25 @@ impl Answer {
             .unwrap_or_default()
     }
 
+    /// How long the answering node read the input, by its own clock.
+    ///
+    /// # Errors
+    /// The stream did not tell.
+    pub fn prefill(&self) -> Result<Duration> {
+        let told = self.substrate["timings_ms"]["prefill"].as_u64();
+        Ok(Duration::from_millis(told.context("no time of prefill")?))
+    }
+
+    /// A number of `usage`.
+    ///
+    /// # Errors
+    /// The stream did not tell.
+    pub fn used(&self, key: &str) -> Result<u64> {
+        self.usage[key]
+            .as_u64()
+            .with_context(|| format!("no {key} in the usage"))
+    }
+
     /// Mean time per piece after the first.
     pub fn per_token(&self) -> Option<Duration> {
         let (first, last) = (self.times.first()?, self.times.last()?);
@@ -73,7 +107,22 @@ impl Chat {
             prompt: prompt.to_owned(),
             max_tokens,
             scope: None,
+            two_best: false,
         }
+    }
+
+    /// In this scope.
+    #[must_use]
+    pub fn in_scope(mut self, scope: &str) -> Self {
+        self.scope = Some(scope.to_owned());
+        self
+    }
+
+    /// With every token's two best.
+    #[must_use]
+    pub fn with_two_best(mut self) -> Self {
+        self.two_best = true;
+        self
     }
 
     /// Asks and reads to the end.
@@ -116,15 +165,45 @@ impl Chat {
     }
 
     fn body(&self) -> Value {
-        json!({
+        let mut body = json!({
             "model": self.model,
             "messages": [{ "role": "user", "content": self.prompt }],
             "max_tokens": self.max_tokens,
             "temperature": 0,
             "stream": true,
             "stream_options": { "include_usage": true },
-        })
+        });
+        if self.two_best {
+            body["logprobs"] = json!(true);
+            body["top_logprobs"] = json!(2);
+        }
+        body
     }
+}
+
+impl Token {
+    fn of(told: &Value) -> Self {
+        let best = told["top_logprobs"].as_array();
+        let best = best.into_iter().flatten();
+        Self {
+            bytes: bytes(&told["bytes"]),
+            best: best
+                .map(|one| {
+                    (
+                        bytes(&one["bytes"]),
+                        one["logprob"].as_f64().unwrap_or(f64::NEG_INFINITY),
+                    )
+                })
+                .collect(),
+        }
+    }
+}
+
+fn bytes(told: &Value) -> Vec<u8> {
+    let numbers = told.as_array().into_iter().flatten();
+    numbers
+        .filter_map(|byte| u8::try_from(byte.as_u64()?).ok())
+        .collect()
 }
 
 impl Answer {
@@ -132,6 +211,12 @@ impl Answer {
     fn take_line(&mut self, line: &str, start: Instant) -> Result<bool> {
         if let Some(comment) = line.strip_prefix(": substrate ") {
             self.substrate = serde_json::from_str(comment)?;
+            return Ok(false);
+        }
+        if let Some(comment) = line.strip_prefix(": moved ") {
+            let moved: Value = serde_json::from_str(comment)?;
+            let after = moved["after_tokens"].as_u64().context("moved after what")?;
+            self.moved_after.push(usize::try_from(after)?);
             return Ok(false);
         }
         let Some(payload) = line.strip_prefix("data: ") else {
@@ -151,6 +236,9 @@ impl Answer {
         let choice = &chunk["choices"][0];
         if let Some(finish) = choice["finish_reason"].as_str() {
             self.finish = Some(finish.to_owned());
+        }
+        if let Some(tokens) = choice["logprobs"]["content"].as_array() {
+            self.tokens.extend(tokens.iter().map(Token::of));
         }
         let Some(text) = choice["delta"]["content"]
             .as_str()

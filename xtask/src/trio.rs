@@ -1,11 +1,14 @@
 //! Three nodes of one network, set up with the commands a person would type.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::node::Node;
+use crate::sh;
+use crate::stream::Answer;
 
 /// The model's name in demo, benchmarks and tests.
 pub const MODEL: &str = "smollm2:135m";
@@ -121,7 +124,11 @@ pub fn id(node: &Node) -> Result<String> {
     Ok(told["node"].as_str().context("no key")?.to_owned())
 }
 
-fn found(a: &Node, model: &Path, holders: Holders) -> Result<()> {
+/// Founds a network at a node that does not run, and imports the model there, signed for everyone.
+///
+/// # Errors
+/// A command's.
+pub fn found(a: &Node, model: &Path, holders: Holders) -> Result<()> {
     a.write_file("passphrase", "correct horse battery staple\n")?;
     let passphrase = a.home.join("passphrase");
     let passphrase = passphrase.to_str().context("a path in UTF-8")?;
@@ -141,6 +148,75 @@ pub fn join(host: &Node, guest: &Node) -> Result<()> {
     let code = invite["code"].as_str().context("no code")?;
     guest.cli(&["circle", "join", code])?;
     Ok(())
+}
+
+/// The key of the node that answers the one running job of `a`.
+///
+/// # Errors
+/// None runs.
+pub fn answering(a: &Node) -> Result<String> {
+    let jobs = a.json(&["jobs"])?;
+    let jobs = jobs["jobs"].as_array().context("no list of jobs")?;
+    let running = jobs
+        .iter()
+        .find(|job| job["state"] == "running")
+        .context("no running job")?;
+    Ok(running["node"].as_str().context("no node")?.to_owned())
+}
+
+/// Sends a signal by its name.
+///
+/// # Errors
+/// There is no such process.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    sh::run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]))
+}
+
+/// Sends a signal to the node's one worker.
+///
+/// # Errors
+/// It has none.
+pub fn signal_worker(node: &Node, name: &str) -> Result<()> {
+    let workers = node.json(&["ps"])?;
+    let pid = workers["models"][0]["pid"].as_u64().context("no worker")?;
+    signal(u32::try_from(pid)?, name)
+}
+
+/// The longest silence while the node that answers is lost, up to [`SHORT`] tokens of prompt and answer.
+pub const LONGEST_GAP: Duration = Duration::from_secs(3);
+/// Prompt and received tokens up to which the gap is a plain figure.
+const SHORT: u64 = 128;
+/// With more of them: noticing the loss and asking another node …
+const NOTICE: Duration = Duration::from_secs(2);
+/// … which reads all of it again, with some room for the other node's worse moment.
+const PREFILL_ROOM: f64 = 1.2;
+
+/// The longest silence allowed when an answer breaks after `received` tokens, by an unbroken answer of the same run.
+///
+/// # Errors
+/// The unbroken answer does not tell its time of prefill.
+pub fn gap_limit(unbroken: &Answer, received: usize) -> Result<Duration> {
+    let prompt = unbroken.used("prompt_tokens")?;
+    let all = prompt + received as u64;
+    if all <= SHORT {
+        return Ok(LONGEST_GAP);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand tokens")]
+    let longer = all as f64 / prompt.max(1) as f64;
+    Ok(NOTICE + unbroken.prefill()?.mul_f64(longer * PREFILL_ROOM))
+}
+
+/// A prompt of so many lines, each of some 17 tokens; `number` makes it another one.
+pub fn long_prompt(number: usize, lines: usize) -> String {
+    let line = |line: usize| {
+        format!(
+            "On day {line} the harbour of town {number} counted {} boats and {} crates of apples.\n",
+            line * 7 % 31,
+            line * 13 % 57
+        )
+    };
+    let notes: String = (1..=lines).map(line).collect();
+    format!("Here are some notes.\n{notes}Tell a story about this town in a few sentences.")
 }
 
 /// Imports the demo model.

@@ -1,13 +1,22 @@
 //! Judges pairs of greedy answers that differ: by PROTOCOL.md 3 their first difference must be a near-tie.
 //!
 //! `cargo run -p substrate-worker --example judge_seams -- MODEL PAIRS.json`, where PAIRS.json is a list of
-//! [question, one answer, other answer]. Ends 1 if a difference is more than rounding explains.
+//! [question, tokens of one answer, tokens of the other], a token as the list of its bytes. Ends 1 if a difference is more
+//! than rounding explains.
+//!
+//! The answers' common tokens are read anew; where they part, each must have gone on with one of the two tokens this
+//! engine finds best there, and those two must be close. A repeated or a missing word fails by the first of these.
+
+use std::collections::BTreeMap;
 
 use substrate_sandbox::wire::{Input, Message, Prepare, Sampler};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::NEAR_TIE;
 use substrate_worker::scheduler::Event;
+
+/// A question and the tokens of its two answers.
+type Pair = (String, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -18,8 +27,8 @@ fn main() {
         .next()
         .expect("usage: judge_seams MODEL PAIRS.json");
     let pairs = std::fs::read(pairs).expect("the pairs can be read");
-    let pairs: Vec<(String, String, String)> =
-        serde_json::from_slice(&pairs).expect("a list of three texts each");
+    let pairs: Vec<Pair> =
+        serde_json::from_slice(&pairs).expect("a list of a text and two lists of tokens each");
     let options = LoadOptions {
         n_ctx: 2048,
         threads: 2,
@@ -29,18 +38,23 @@ fn main() {
         ..LoadOptions::default()
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");
+    let known = vocabulary(&engine);
+    let ids = |tokens: &[Vec<u8>]| -> Vec<u32> {
+        let id = |bytes: &Vec<u8>| *known.get(bytes).expect("a token of this model");
+        tokens.iter().map(id).collect()
+    };
     let mut real = 0;
     for (question, one, other) in &pairs {
-        let (at, gap) = first_gap(&mut engine, question, one, other);
-        let verdict = if gap <= NEAR_TIE {
-            "near-tie"
-        } else {
-            "DIFFERENCE"
+        let (at, judged) = judge(&mut engine, question, &ids(one), &ids(other));
+        let verdict = match judged {
+            Ok(gap) => format!("near-tie of {gap:.4}"),
+            Err(why) => {
+                real += 1;
+                format!("DIFFERENCE: {why}")
+            }
         };
-        println!(
-            "{verdict}: the answers part after {at} tokens, where the best two are {gap:.4} apart: {question}"
-        );
-        real += usize::from(gap > NEAR_TIE);
+        let question: String = question.chars().take(60).collect();
+        println!("after {at} tokens, {verdict}: {question}");
     }
     if real > 0 {
         println!(
@@ -51,20 +65,53 @@ fn main() {
     }
 }
 
-/// Tokens the two answers share, and how far apart the model's best two are there.
-fn first_gap(engine: &mut Engine, question: &str, one: &str, other: &str) -> (usize, f64) {
-    let ids = |text: &str| {
-        engine
-            .model()
-            .tokenize(text.as_bytes(), false, false)
-            .expect("it tokenizes")
+/// Every token by its bytes, as log-probabilities tell them.
+fn vocabulary(engine: &Engine) -> BTreeMap<Vec<u8>, u32> {
+    let model = engine.model();
+    let piece = |id| {
+        let mut bytes = Vec::new();
+        model.piece(id, true, &mut bytes).expect("a known id");
+        (bytes, id)
     };
-    let (one, other) = (ids(one), ids(other));
+    (0..engine.facts().n_vocab).rev().map(piece).collect()
+}
+
+/// Tokens the two answers share, and how close the two best are there, if those are what the answers went on with.
+fn judge(
+    engine: &mut Engine,
+    question: &str,
+    one: &[u32],
+    other: &[u32],
+) -> (usize, Result<f64, String>) {
     let shared = one
         .iter()
-        .zip(&other)
+        .zip(other)
         .take_while(|(left, right)| left == right)
         .count();
+    let Some((gap, two)) = next(engine, question, &one[..shared]) else {
+        return (shared, Err("the engine ends there".to_owned()));
+    };
+    // An answer that came without the token that ends it ended there.
+    let among = |id: Option<&u32>| {
+        id.map_or_else(
+            || two.iter().any(|id| engine.model().is_eog(*id)),
+            |id| two.contains(id),
+        )
+    };
+    let judged = match among(one.get(shared)) && among(other.get(shared)) {
+        true if gap <= NEAR_TIE => Ok(gap),
+        true => Err(format!("the best two are {gap:.4} apart")),
+        false => Err(format!(
+            "{:?} and {:?} are not the best two, which are {two:?}",
+            one.get(shared),
+            other.get(shared)
+        )),
+    };
+    (shared, judged)
+}
+
+/// How far apart the two best are after `answer`, and which they are.
+fn next(engine: &mut Engine, question: &str, answer: &[u32]) -> Option<(f64, Vec<u32>)> {
     let job = Prepare {
         seq: 1,
         input: Input::chat(vec![Message::new("user", question)])
@@ -81,21 +128,22 @@ fn first_gap(engine: &mut Engine, question: &str, one: &str, other: &str) -> (us
             presence: 0,
             frequency: 0,
             n: 1,
-            top_logprobs: None,
+            top_logprobs: Some(2),
         },
         seed: [0; 32],
-        resume: one[..shared].to_vec(),
-        max_tokens: u32::try_from(shared).expect("a short answer") + 1,
+        resume: answer.to_vec(),
+        max_tokens: u32::try_from(answer.len()).expect("a short answer") + 1,
         partition: [0; 32],
         reuse: false,
     };
     let sequence = engine.prepare(&job).expect("a sound job");
-    let mut gap = f64::INFINITY;
+    let mut best = None;
     let ran = engine.run(sequence, |event| {
         if let Event::Token { token, .. } = event {
-            gap = token.gap;
+            let told = token.logprob.iter().flat_map(|told| &told.top);
+            best = Some((token.gap, told.map(|(id, ..)| *id).collect()));
         }
     });
     ran.expect("the engine runs");
-    (shared, gap)
+    best
 }

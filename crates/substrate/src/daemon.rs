@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,7 @@ pub fn inspector(home: &Home) -> anyhow::Result<Arc<dyn Inspect>> {
 /// Why it could not start: another daemon holds the home, a port is taken, settings are wrong.
 pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     refuse_root()?;
+    stay_out_of_cores()?;
     let home = options.home.clone();
     home.prepare()?;
     let _lock = DaemonLock::take(&home)?;
@@ -217,6 +219,19 @@ fn refuse_root() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// No memory of this process, and of none it starts, is written to a core or shown to another process of the same user:
+/// it holds keys, and the prompts of others pass through it. The limit alone would not do: where cores are piped to a
+/// program (`core_pattern` with `|`), the kernel does not ask it.
+fn stay_out_of_cores() -> anyhow::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none).context("cannot switch core dumps off")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .context("cannot keep this process out of cores")
 }
 
 async fn listeners(

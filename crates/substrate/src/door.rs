@@ -442,6 +442,8 @@ pub struct PeerView {
     pub queue: u32,
     /// Walls it claims.
     pub walls: Vec<WallTier>,
+    /// (prefill, decode) it measured with the fastest model it offers, in millitokens per second; 0 = not yet.
+    pub rates: (u64, u64),
 }
 
 /// The daemon's own state.

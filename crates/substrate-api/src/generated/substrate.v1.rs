@@ -1101,6 +1101,11 @@ pub struct Peer {
     /// Walls it claims.
     #[prost(enumeration = "Wall", repeated, tag = "11")]
     pub walls: ::prost::alloc::vec::Vec<i32>,
+    /// Speeds it measured with the fastest model it offers, in millitokens per second; 0 = not measured yet.
+    #[prost(uint64, tag = "12")]
+    pub prefill: u64,
+    #[prost(uint64, tag = "13")]
+    pub decode: u64,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

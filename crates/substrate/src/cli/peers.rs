@@ -28,7 +28,9 @@ impl Peers {
                 session.json(&json!({ "peers": peers.iter().map(as_json).collect::<Vec<_>>() }))?
             );
         }
-        let mut table = Table::new(["NODE", "STATE", "SCOPE", "RTT", "QUEUE", "CLOCK", "MODELS"]);
+        let mut table = Table::new([
+            "NODE", "STATE", "SCOPE", "RTT", "QUEUE", "WRITES", "CLOCK", "MODELS",
+        ]);
         for peer in &peers {
             table.row(columns(peer));
         }
@@ -36,7 +38,7 @@ impl Peers {
     }
 }
 
-fn columns(peer: &v1::Peer) -> [String; 7] {
+fn columns(peer: &v1::Peer) -> [String; 8] {
     [
         words::hex(&peer.node),
         if peer.connected { "connected" } else { "seen" }.to_owned(),
@@ -44,6 +46,11 @@ fn columns(peer: &v1::Peer) -> [String; 7] {
         peer.rtt_ms
             .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt} ms")),
         format!("{}/{}", peer.queue, peer.slots),
+        if peer.decode == 0 {
+            "-".to_owned()
+        } else {
+            words::rate(peer.decode)
+        },
         clock(peer.skew_ms),
         if peer.models.is_empty() {
             "-".to_owned()
@@ -77,6 +84,8 @@ fn as_json(peer: &v1::Peer) -> Value {
         "models": peer.models,
         "slots": peer.slots,
         "queue": peer.queue,
+        "prefill": peer.prefill,
+        "decode": peer.decode,
         "walls": peer.walls.iter().map(|wall| words::wall(*wall)).collect::<Vec<_>>(),
     })
 }

@@ -5,9 +5,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use substrate_mesh::Mesh;
+use substrate_mesh::{Mesh, Protocol};
 use substrate_node::Timestamp;
 use substrate_record::{
     AnyRecord, Body, InNetwork, NetworkId, NodeId, Place, Record, RecordId, Stream, Verified,
@@ -17,6 +17,12 @@ use super::pool::Pool;
 use crate::grpc::desk::Desk;
 use crate::http::ApiKeys;
 use crate::store::StoreError;
+
+/// How long a broken connection may take to be made again before it counts as lost.
+///
+/// TCP, Noise and hello are five round trips: 600 ms are enough up to 120 ms each. A machine that died costs its clients
+/// this much longer a silence, which may last three seconds.
+const REDIAL: Duration = Duration::from_millis(600);
 
 /// Shared by the loop and every session.
 pub struct Context {
@@ -47,6 +53,16 @@ impl Context {
     /// Whether the mesh has a connection to the node.
     pub async fn is_connected(&self, node: NodeId) -> bool {
         self.mesh.peers().await.iter().any(|peer| peer.node == node)
+    }
+
+    /// Whether the mesh has a connection to the node, or can make one again within [`REDIAL`].
+    pub async fn reaches(&self, node: NodeId) -> bool {
+        if node == self.me || self.is_connected(node).await {
+            return true;
+        }
+        // The stream itself is not used: what goes over it next depends on who asks.
+        let dialled = tokio::time::timeout(REDIAL, self.mesh.open(node, Protocol::Job));
+        matches!(dialled.await, Ok(Ok(_)))
     }
 
     /// Signs a record that belongs to no stream.

@@ -122,6 +122,8 @@ pub enum Note {
         /// What.
         records: Vec<substrate_record::AnyRecord>,
     },
+    /// A peer whose last connection closed could not be reached again.
+    OutOfReach(NodeId),
     /// Somebody redeemed an invite and is listed now.
     Joined(NodeId),
     /// We are in another network now; told to the asker once the daemon lives in it.
@@ -273,6 +275,7 @@ impl Life {
                 self.measure_next();
             }
             Note::Direct { from, records } => self.on_direct(from, records),
+            Note::OutOfReach(node) => self.lose_peer(node),
             Note::Joined(node) => {
                 self.tell_circle();
                 self.send_entries(node);

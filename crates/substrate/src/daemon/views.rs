@@ -2,7 +2,7 @@
 
 use substrate_mesh::PeerView as MeshPeer;
 use substrate_node::{JobPhase, JobStatus, PeerStatus, Timestamp, WorkPhase, WorkStatus};
-use substrate_record::{ContentHash, ModelEntry, NodeId, Verified};
+use substrate_record::{Capability, ContentHash, ModelEntry, NodeId, Verified};
 
 use super::life::Peer;
 use super::pool::Pool;
@@ -167,7 +167,13 @@ pub fn peer(status: &PeerStatus<'_>, known: Option<&Peer>, shelf: &Shelf) -> Pee
         slots: capability.map_or(0, |capability| capability.slots),
         queue: capability.map_or(0, |capability| capability.queue),
         walls: capability.map_or_else(Vec::new, |capability| capability.walls.clone()),
+        rates: capability.map_or((0, 0), fastest),
     }
+}
+
+fn fastest(capability: &Capability) -> (u64, u64) {
+    let rates = (capability.models.iter()).map(|model| (model.prefill, model.decode));
+    rates.max_by_key(|(_, decode)| *decode).unwrap_or_default()
 }
 
 /// Adds what the mesh knows of each peer's addresses.

@@ -19,10 +19,7 @@ impl Life {
                 self.remember_peer(peer);
             }
             MeshEvent::PeerChanged(peer) => self.meet(&peer),
-            MeshEvent::PeerDown { node } => {
-                self.peers.remove(&node);
-                self.handle(Event::PeerDown { node });
-            }
+            MeshEvent::PeerDown { node } => self.on_peer_down(node),
             MeshEvent::Record { from, token, bytes } => self.on_gossip(from, token, &bytes),
             MeshEvent::Inbound {
                 node,
@@ -53,6 +50,24 @@ impl Life {
             rtt_ms,
             session: peer.session,
         });
+    }
+
+    /// A peer that works for us is down only when it cannot be reached again: until then its answers wait for a resume.
+    fn on_peer_down(&mut self, node: NodeId) {
+        if !self.requesters.keys().any(|attempt| attempt.peer == node) {
+            return self.lose_peer(node);
+        }
+        let (context, notes) = (self.context.clone(), self.notes.clone());
+        self.tasks.spawn(async move {
+            if !context.reaches(node).await {
+                let _ = notes.send(Note::OutOfReach(node)).await;
+            }
+        });
+    }
+
+    pub(super) fn lose_peer(&mut self, node: NodeId) {
+        self.peers.remove(&node);
+        self.handle(Event::PeerDown { node });
     }
 
     fn on_gossip(&mut self, from: NodeId, token: MessageToken, bytes: &[u8]) {

@@ -353,6 +353,8 @@ pub fn peer_out(peer: PeerView) -> v1::Peer {
             .into_iter()
             .map(|wall| wall_out(wall).into())
             .collect(),
+        prefill: peer.rates.0,
+        decode: peer.rates.1,
     }
 }
 

@@ -432,6 +432,7 @@ fn peers() -> Vec<PeerView> {
         slots: 1,
         queue: 0,
         walls: vec![WallTier::Basic],
+        rates: if circle { (180_000, 61_700) } else { (0, 0) },
     };
     vec![
         peer(NEAR, true, true, Some(-172_800_000)),

@@ -51,9 +51,9 @@ fn jobs_and_peers_are_told() {
     daemon.home.check(&["peers"], &expect![[r#"
         exit 0
         --- stdout
-        NODE                                                                STATE        SCOPE      RTT      QUEUE    CLOCK            MODELS
-        1111111111111111111111111111111111111111111111111111111111111111    connected    circle     12 ms    0/1      2 days behind    smollm2:135m
-        2222222222222222222222222222222222222222222222222222222222222222    seen         commons    -        0/1      ok               -
+        NODE                                                                STATE        SCOPE      RTT      QUEUE    WRITES        CLOCK            MODELS
+        1111111111111111111111111111111111111111111111111111111111111111    connected    circle     12 ms    0/1      61.7 tok/s    2 days behind    smollm2:135m
+        2222222222222222222222222222222222222222222222222222222222222222    seen         commons    -        0/1      -             ok               -
     "#]]);
     daemon.home.check(
         &["status"],

@@ -4,12 +4,15 @@
 
 mod clock;
 mod failover;
+mod link;
 mod load;
 mod long;
 mod misuse;
 mod network;
+mod replay;
 mod retention;
 mod scope;
+mod speed;
 mod start;
 mod stop;
 mod unusable;

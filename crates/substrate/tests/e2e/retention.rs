@@ -1,20 +1,29 @@
-//! A provider keeps no prompt: after crashes and a kill -9, a marker is in none of its files and logs.
+//! A provider keeps no prompt: after crashes and a kill -9, a marker is in none of its files, logs and cores.
 //!
-//! The control looks the same way for the same marker in a file that does hold it, on the same disk, so that a search
-//! that finds nothing means something; and for it in the requester's own request, so that the marker was really sent.
+//! The control is the same search over the same disk while the provider answers: what its processes hold in memory is
+//! written into its home from outside, as a debugger would, and there the marker is found. So the provider did hold it,
+//! a prompt that reached the disk would be found, and there is no setting to turn on that would log one
+//! (`log.prompts` knows only `never`).
 
-use std::path::Path;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use xtask::node::{Node, Scratch, files_below};
+use xtask::packages::is_root;
 use xtask::stream::complete;
-use xtask::trio::{Holders, MODEL, Trio, test_bin, test_model};
+use xtask::trio::{Holders, MODEL, Trio, signal, test_bin, test_model};
 
 const MARKER: &str = "zebra-quartz-vulcan-7731";
 /// Jobs in all; a worker is killed in the middle of every fortieth.
 const JOBS: usize = 200;
 const CRASH_EVERY: usize = 40;
+/// Long enough to be looked at while it is answered.
+const LONG: u32 = 400;
 
 #[test]
 fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
@@ -24,25 +33,17 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
         scratch.path(),
         &test_model(),
         Holders::Guests,
-        |node| node.with_env("SUBSTRATE_LOG", "trace,h2=info,libp2p=debug"),
+        |node| {
+            node.with_env("SUBSTRATE_LOG", "trace,h2=info,libp2p=debug")
+                .with_prefix(&UNLIMITED_CORES)
+        },
     )?;
     let mut answered = 0;
     for job in 0..JOBS {
         let crash = job % CRASH_EVERY == CRASH_EVERY / 2;
-        let asked = std::thread::spawn({
-            let api = trio.a.api;
-            move || {
-                complete(
-                    api,
-                    MODEL,
-                    &format!("{MARKER} number {job}"),
-                    if crash { 48 } else { 1 },
-                    "circle",
-                )
-            }
-        });
+        let asked = ask(&trio, job, if crash { 48 } else { 1 });
         if crash {
-            crash_a_worker(&[&trio.b, &trio.c])?;
+            signal(busy_worker(&trio)?.1, "SEGV")?;
         }
         answered += usize::from(asked.join().expect("the client does not panic").is_ok());
         if job == JOBS / 2 {
@@ -54,23 +55,107 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
     assert_eq!(answered, JOBS, "every job was answered, crashes or not");
     for guest in [&trio.b, &trio.c] {
         assert_eq!(
-            holding(&guest.home)?,
-            Vec::<String>::new(),
+            holding(guest)?,
+            Vec::<PathBuf>::new(),
             "node {}",
             guest.name
         );
-        assert!(!holds(&guest.log_path())?, "the log of node {}", guest.name);
     }
-    // The control: the same search finds the marker where it is.
-    trio.b.write_file("control", &format!("prompt: {MARKER}"))?;
-    assert_eq!(holding(&trio.b.home)?.len(), 1);
+    the_search_finds_what_a_provider_holds(&trio)?;
+    no_core_is_left_of_a_provider_that_aborts(&mut trio)
+}
+
+fn the_search_finds_what_a_provider_holds(trio: &Trio) -> Result<()> {
+    if !is_root() {
+        // The daemon and its worker let nobody but root look into them.
+        println!("control left out: only root may look into a provider's memory");
+        return Ok(());
+    }
+    let asked = ask(trio, JOBS, LONG);
+    let (node, worker) = busy_worker(trio)?;
+    let (node, daemon) = (trio.guest(&node)?, trio.guest(&node)?.pid());
+    let image = node.home.join("memory");
+    let mut file = std::fs::File::create(&image)?;
+    for pid in [daemon.context("it runs")?, worker] {
+        write_memory(pid, &mut file)?;
+    }
+    assert_eq!(
+        holding(node)?,
+        std::slice::from_ref(&image),
+        "the provider holds the marker while it answers, and the search finds it"
+    );
+    std::fs::remove_file(image)?;
+    asked.join().expect("the client does not panic")?;
     Ok(())
 }
 
-/// Kills the first worker that is found busy.
-fn crash_a_worker(nodes: &[&Node]) -> Result<()> {
+/// Aborts a daemon that holds the marker, as a failed assertion in it would, where cores are wanted without limit.
+fn no_core_is_left_of_a_provider_that_aborts(trio: &mut Trio) -> Result<()> {
+    let others_leave_cores =
+        another_program_leaves_a_core(trio.b.home.parent().context("a parent")?)?;
+    println!("another program aborted in the same way leaves a core: {others_leave_cores}");
+    let asked = ask(trio, JOBS + 1, LONG);
+    let (node, worker) = busy_worker(trio)?;
+    let node = trio.guest_mut(&node)?;
+    let ended = node.abort()?;
+    assert_eq!(ended.signal(), Some(6), "{ended}");
+    assert!(!ended.core_dumped(), "the daemon left a core: {ended}");
+    let gone = PathBuf::from(format!("/proc/{worker}"));
+    node.wait_for("the worker's end", Duration::from_secs(5), |_| {
+        Ok(!gone.exists())
+    })?;
+    assert_eq!(holding(node)?, Vec::<PathBuf>::new());
+    for core in cores()? {
+        assert!(!holds(&core)?, "the marker is in {}", core.display());
+    }
+    // The answer went on elsewhere.
+    asked.join().expect("the client does not panic")?;
+    Ok(())
+}
+
+/// As a distribution that collects cores starts its services. Where even the hard limit forbids, it stays forbidden.
+const UNLIMITED_CORES: [&str; 4] = [
+    "sh",
+    "-c",
+    "ulimit -c unlimited 2>/dev/null; exec \"$@\"",
+    "sh",
+];
+
+/// Whether this system writes cores at all, by a program that does not ask it not to.
+fn another_program_leaves_a_core(folder: &Path) -> Result<bool> {
+    let folder = folder.join("control");
+    std::fs::create_dir(&folder)?;
+    let [sh, c, script, name] = UNLIMITED_CORES;
+    let ended = Command::new(sh)
+        .args([c, script, name, sh, c, "kill -ABRT $$"])
+        .current_dir(&folder)
+        .status()?;
+    Ok(ended.core_dumped())
+}
+
+/// Where the system would put a core that is not put into the program's own folder, which is the home and searched.
+fn cores() -> Result<Vec<PathBuf>> {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    // A pattern that begins with `|` names a program, which a process that may not be dumped never reaches.
+    let folder = Path::new(pattern.trim()).parent();
+    match folder.filter(|folder| folder.is_absolute() && folder.is_dir()) {
+        Some(folder) => files_below(folder),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn ask(trio: &Trio, job: usize, tokens: u32) -> std::thread::JoinHandle<Result<()>> {
+    let api = trio.a.api;
+    std::thread::spawn(move || {
+        let prompt = format!("{MARKER} number {job}: 1, 2, 3, 4, 5, 6, 7, 8,");
+        complete(api, MODEL, &prompt, tokens, "circle").map(drop)
+    })
+}
+
+/// The first guest that is found busy, and its worker.
+fn busy_worker(trio: &Trio) -> Result<(String, u32)> {
     for _ in 0..200 {
-        for node in nodes {
+        for node in [&trio.b, &trio.c] {
             let workers = node.json(&["ps"])?;
             let busy = workers["models"]
                 .as_array()
@@ -78,30 +163,58 @@ fn crash_a_worker(nodes: &[&Node]) -> Result<()> {
                 .flatten()
                 .find(|worker| worker["busy"].as_u64() > Some(0));
             if let Some(pid) = busy.and_then(|worker| worker["pid"].as_u64()) {
-                Command::new("kill")
-                    .args(["-SEGV", &pid.to_string()])
-                    .status()
-                    .context("kill")?;
-                return Ok(());
+                return Ok((xtask::trio::id(node)?, u32::try_from(pid)?));
             }
         }
     }
     anyhow::bail!("no worker was ever busy")
 }
 
-fn holding(folder: &Path) -> Result<Vec<String>> {
+/// Writes all that a process has of its own in memory, as a core would.
+fn write_memory(pid: u32, to: &mut std::fs::File) -> Result<()> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (from, until) = line
+            .split_whitespace()
+            .next()
+            .and_then(|range| range.split_once('-'))
+            .context("a line of maps without a range")?;
+        let (from, until) = (
+            u64::from_str_radix(from, 16)?,
+            u64::from_str_radix(until, 16)?,
+        );
+        let mut bytes = vec![0; usize::try_from(until - from)?];
+        // Guard pages and what was unmapped meanwhile cannot be read.
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            to.write_all(&bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Files of a node that hold the marker: its home, its log, whatever lies beside it.
+fn holding(node: &Node) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for file in files_below(folder)? {
+    for file in files_below(&node.home)?
+        .into_iter()
+        .chain([node.log_path()])
+    {
         if holds(&file)? {
-            found.push(file.display().to_string());
+            found.push(file);
         }
     }
     Ok(found)
 }
 
 fn holds(file: &Path) -> Result<bool> {
-    let bytes = std::fs::read(file)?;
-    Ok(bytes
-        .windows(MARKER.len())
-        .any(|window| window == MARKER.as_bytes()))
+    let ended = Command::new("grep")
+        .args(["-qaF", MARKER])
+        .arg(file)
+        .status()?;
+    match ended.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => anyhow::bail!("grep {}: {ended}", file.display()),
+    }
 }

@@ -359,12 +359,11 @@ impl<D: Dial> Session<D> {
         Step::On
     }
 
-    /// The stream is gone; the node decides whether to resume or to move on.
+    /// The stream is gone; the node decides whether to resume or to move on, by whether there is still a way, or again.
     async fn lose(&mut self, io: &mut Option<JobIo>) -> Step {
         *io = None;
         let attempt = self.offer.attempt;
-        let connected =
-            attempt.peer == self.context.me || self.context.is_connected(attempt.peer).await;
+        let connected = self.context.reaches(attempt.peer).await;
         self.tell(Event::StreamLost { attempt, connected }).await;
         Step::On
     }

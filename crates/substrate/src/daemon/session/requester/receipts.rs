@@ -35,11 +35,7 @@ impl<D: Dial> Session<D> {
             Err(error) => {
                 tracing::error!(%attempt, %error, "the receipt could not be stored");
                 self.flush().await;
-                let why = format!("the receipt could not be stored: {error}");
-                let _ = self
-                    .answer
-                    .events
-                    .send(JobEvent::Failed(AskError::Internal { why }))
+                self.fail(format!("the receipt could not be stored: {error}"))
                     .await;
                 self.tell(Event::ReceiptStored { attempt }).await;
                 return;
@@ -66,6 +62,13 @@ impl<D: Dial> Session<D> {
                 .await;
         };
         tokio::join!(send, finish);
+    }
+
+    /// Tells the client that this machine cannot go on with its job, which ends when the client lets go of it. Another
+    /// node could answer, but what it answers could not be settled here either.
+    async fn fail(&self, why: String) {
+        let failed = JobEvent::Failed(AskError::Internal { why });
+        let _ = self.answer.events.send(failed).await;
     }
 
     /// Hands the client what is still pending; a client that went away loses it.
@@ -139,7 +142,9 @@ impl<D: Dial> Session<D> {
                     .await;
             }
             (Err(error), _) => {
-                tracing::error!(attempt = %self.offer.attempt, %error, "the partial receipt could not be stored")
+                tracing::error!(attempt = %self.offer.attempt, %error, "the partial receipt could not be stored");
+                self.fail(format!("the receipt could not be stored: {error}"))
+                    .await;
             }
             (Ok(_), None) => {}
         }
