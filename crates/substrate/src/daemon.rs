@@ -24,6 +24,10 @@ mod settings;
 mod shelf;
 mod threads;
 pub mod start;
+#[cfg(test)]
+mod testing;
+mod topup;
+mod unlisted;
 mod views;
 mod world;
 

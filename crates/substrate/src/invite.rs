@@ -14,4 +14,4 @@ mod code;
 mod redeem;
 
 pub use code::{Invite, InviteError, InviteSecret, MAX_ADDRS};
-pub use redeem::{PendingInvite, RedeemError, Redeemed, issue, pending, redeem, revoke};
+pub use redeem::{PendingInvite, RedeemError, Redeemed, is_open, issue, pending, redeem, revoke};

@@ -419,6 +419,7 @@ impl Life {
                 .into_iter()
                 .take(invite::MAX_ADDRS)
                 .collect();
+            let mesh = context.mesh.clone();
             let issued = blocking(move || {
                 let invite = Invite {
                     network: context.network,
@@ -430,7 +431,11 @@ impl Life {
                 };
                 invite::issue(&context.desk.store, &invite, unix_ms()).map(|()| invite.encode())
             });
-            reply.send(issued.await.map_err(|error| error.to_string()))
+            let issued = issued.await.map_err(|error| error.to_string());
+            if issued.is_ok() {
+                mesh.open_joins(true).await;
+            }
+            reply.send(issued)
         });
     }
 
@@ -450,6 +455,7 @@ impl Life {
         let config = self.settings.config().clone();
         self.settings.replace(config, circle.clone());
         self.publisher.set_circle(circle.clone());
+        self.keep_entries_of(&circle);
         self.handle(Event::CircleChanged(circle));
     }
 

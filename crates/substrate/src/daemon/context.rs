@@ -10,7 +10,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use substrate_mesh::Mesh;
 use substrate_node::Timestamp;
 use substrate_record::{
-    AnyRecord, Body, InNetwork, NetworkId, NodeId, Place, Record, RecordId, Stream, Verified,
+    AnyRecord, Body, InNetwork, NetworkId, NodeId, Place, Record, RecordId, SignError, Stream,
+    Verified,
 };
 
 use super::pool::Pool;
@@ -50,8 +51,12 @@ impl Context {
     }
 
     /// Signs a record that belongs to no stream.
-    pub fn sign<B: Body + InNetwork>(&self, body: B) -> Verified<B> {
-        sign(self.record(None, body), &self.desk, &self.network)
+    ///
+    /// # Errors
+    /// What a peer said went into it and no reader would take it.
+    pub fn sign<B: Body + InNetwork>(&self, body: B) -> Result<Verified<B>, SignError> {
+        self.record(None, body)
+            .sign(self.desk.device.signing(), &self.network)
     }
 
     /// Signs a record into one of this device's streams and stores it, with what it rests on, in one transaction.
@@ -76,11 +81,9 @@ impl Context {
                 .desk
                 .records
                 .append_with(context.me, stream, &before, |place| {
-                    let record = sign(
-                        context.record(Some(place), body),
-                        &context.desk,
-                        &context.network,
-                    );
+                    let record = context
+                        .record(Some(place), body)
+                        .sign(context.desk.device.signing(), &context.network)?;
                     signed = Some(record.clone());
                     Ok(wrap(record))
                 })?;
@@ -108,14 +111,6 @@ impl Context {
             body,
         }
     }
-}
-
-/// Every body this daemon makes is built from fields that are within the record's bounds: its own
-/// constants, and text of records that were decoded within the same bounds.
-fn sign<B: Body + InNetwork>(record: Record<B>, desk: &Desk, network: &NetworkId) -> Verified<B> {
-    record
-        .sign(desk.device.signing(), network)
-        .expect("the daemon's own records are within bounds")
 }
 
 /// Runs what waits for the disk away from the tasks that must not wait.

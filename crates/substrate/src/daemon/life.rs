@@ -16,11 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::Context;
+use super::joining::Joins;
 use super::publish::Publisher;
 use super::session::answer::Answer;
 use super::session::{ProviderOrder, REPORT_DEPTH, Report, RequesterOrder};
 use super::settings::Settings;
 use super::shelf::Shelf;
+use super::topup::TopUp;
+use super::unlisted::Unlisted;
 use crate::door::{Call, JobEvent};
 
 /// How often housekeeping looks at workers, settings and the clock.
@@ -54,6 +57,8 @@ pub struct Peer {
     pub skew_ms: i64,
     /// Release and build.
     pub build: String,
+    /// We opened the first connection.
+    pub outbound: bool,
 }
 
 /// An attempt this node works on.
@@ -84,6 +89,9 @@ pub struct Life {
     pub(super) resumable: BTreeMap<RecordId, AttemptId>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) gossip: BTreeMap<RecordId, MessageToken>,
+    pub(super) unlisted: Unlisted,
+    pub(super) topping_up: TopUp,
+    pub(super) joins: Joins,
     pub(super) publisher: Publisher,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) tasks: TaskTracker,
@@ -270,6 +278,9 @@ impl Life {
         self.context.pool.expire().await;
         self.context.pool.fit_threads();
         self.tell_models();
+        self.announce_entries();
+        self.top_up();
+        self.mind_invites();
         if let Some(lending) = self.settings.lending_changed() {
             self.handle(Event::LendingChanged(lending));
         }
