@@ -72,6 +72,22 @@ impl Registry {
         self.pinned.insert(author);
     }
 
+    /// Replaces the authors kept; entries of those who left it count as strangers' again.
+    pub fn set_pinned(&mut self, authors: impl IntoIterator<Item = NodeId>) {
+        self.pinned = authors.into_iter().collect();
+        self.drop_strangers();
+    }
+
+    /// Whether an author's entries are kept: a registry key's, or a pinned one's.
+    pub fn keeps(&self, author: &NodeId) -> bool {
+        self.keys.contains(author) || self.pinned.contains(author)
+    }
+
+    /// Whether the author is one of the registry's keys.
+    pub fn is_key(&self, author: &NodeId) -> bool {
+        self.keys.contains(author)
+    }
+
     /// Adds an entry. Of several signatures over one entry the bytewise smallest is kept.
     pub fn insert(&mut self, entry: Verified<ModelEntry>) -> Insertion {
         let (id, author) = (entry.id(), entry.author());
@@ -194,8 +210,7 @@ impl Registry {
 
     /// Keeps the strangers with the smallest keys, a choice that does not depend on arrival.
     fn drop_strangers(&mut self) {
-        let known = |author: &NodeId| self.keys.contains(author) || self.pinned.contains(author);
-        let strangers = self.by_author.keys().filter(|author| !known(author));
+        let strangers = self.by_author.keys().filter(|author| !self.keeps(author));
         let dropped: Vec<NodeId> = strangers.copied().skip(MAX_STRANGERS).collect();
         for author in dropped {
             for (_, id) in self.by_author.remove(&author).unwrap_or_default() {

@@ -279,6 +279,20 @@ fn strangers_cannot_fill_the_registry_or_push_out_whom_it_knows() {
 }
 
 #[test]
+fn an_author_no_longer_pinned_is_a_stranger_again() {
+    let mut registry = Registry::new(genesis());
+    registry.set_pinned([node(3)]);
+    for author in 3..=(3 + MAX_STRANGERS as u16) {
+        registry.insert(entry(author, 1, 0));
+    }
+    assert!(registry.keeps(&node(3)) && registry.keeps(&node(0)) && !registry.keeps(&node(4)));
+    assert_eq!(registry.len(), 1 + MAX_STRANGERS);
+    registry.set_pinned([]);
+    assert_eq!(registry.len(), MAX_STRANGERS);
+    assert!(!registry.keeps(&node(3)));
+}
+
+#[test]
 fn entries_are_found_by_name_and_by_digest() {
     let registry = registry(&[entry(5, 1, 1), entry(6, 1, 1), entry(5, 2, 2)]);
     assert_eq!(registry.by_name("model:1").count(), 2);

@@ -39,7 +39,7 @@ pub struct MeshConfig {
     pub known_peers: Vec<String>,
     /// How peers nobody named are found.
     pub discovery: Discovery,
-    /// Whether `/join/1` is accepted: an invite is open.
+    /// Whether joiners are let in from the start: an invite is open. Later [`Mesh::open_joins`](crate::Mesh::open_joins) says.
     pub allow_join: bool,
     /// Bounds.
     pub limits: Limits,

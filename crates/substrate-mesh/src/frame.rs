@@ -181,6 +181,8 @@ pub struct FrameWriter<S, F> {
     stream: S,
     /// Bytes of frames not yet taken by the stream.
     pending: Vec<u8>,
+    /// The stream took bytes that it may still hold back.
+    unflushed: bool,
     frames: PhantomData<fn(F)>,
 }
 
@@ -190,6 +192,7 @@ impl<S: AsyncWrite + Unpin, F: Frame> FrameWriter<S, F> {
         Self {
             stream,
             pending: Vec::new(),
+            unflushed: false,
             frames: PhantomData,
         }
     }
@@ -198,12 +201,24 @@ impl<S: AsyncWrite + Unpin, F: Frame> FrameWriter<S, F> {
     ///
     /// Dropping the future is safe: what the stream has not taken goes out before the next frame.
     pub async fn send(&mut self, frame: &F) -> Result<(), WriteError> {
-        let payload = frame.encode()?;
         self.drain().await?;
+        self.queue(frame)?;
+        self.drain().await
+    }
+
+    /// Takes one frame without waiting; it goes out with [`Self::drain`], or before the next frame sent.
+    /// Whoever queues only while nothing [`is_pending`](Self::is_pending) holds one frame at most.
+    pub fn queue(&mut self, frame: &F) -> Result<(), WriteError> {
+        let payload = frame.encode()?;
         let len = u32::try_from(payload.len()).expect("encode refuses frames over 64 KiB");
         self.pending.extend_from_slice(&len.to_be_bytes());
         self.pending.extend_from_slice(&payload);
-        self.drain().await
+        Ok(())
+    }
+
+    /// Whether bytes of a frame are still to go out.
+    pub fn is_pending(&self) -> bool {
+        self.unflushed || !self.pending.is_empty()
     }
 
     /// Ends this direction of the stream: the peer reads what was sent, then the end.
@@ -212,15 +227,19 @@ impl<S: AsyncWrite + Unpin, F: Frame> FrameWriter<S, F> {
         Ok(self.stream.shutdown().await?)
     }
 
-    async fn drain(&mut self) -> Result<(), WriteError> {
+    /// Waits until the stream has taken every frame. Cancel safe.
+    pub async fn drain(&mut self) -> Result<(), WriteError> {
         while !self.pending.is_empty() {
             let taken = self.stream.write(&self.pending).await?;
             if taken == 0 {
                 return Err(WriteError::Broken(std::io::ErrorKind::WriteZero.into()));
             }
             self.pending.drain(..taken);
+            self.unflushed = true;
         }
-        Ok(self.stream.flush().await?)
+        self.stream.flush().await?;
+        self.unflushed = false;
+        Ok(())
     }
 }
 

@@ -17,6 +17,10 @@ pub const MAX_INPUT: usize = 8 * 1024 * 1024;
 /// Most bytes of input in one frame. What is left of 64 KiB pays for framing and padding.
 pub const MAX_CHUNK: usize = 60 * 1024;
 
+/// Bytes of input in one frame as this release sends it: every frame that arrives is a sign of life, and 8 KiB over
+/// the slowest line a node should lend on (128 kbit/s) take half a second.
+pub const SENT_CHUNK: usize = 8 * 1024;
+
 /// Bytes of one resume id on the wire, big-endian as in `output_bytes`.
 const ID: usize = 4;
 
@@ -76,13 +80,13 @@ pub struct InputAssembler {
     announced: usize,
 }
 
-/// The `Input` frames that follow a header, none longer than [`MAX_CHUNK`].
+/// The `Input` frames that follow a header, none longer than [`SENT_CHUNK`].
 pub fn input_frames(input: &[u8], resume: &[u32]) -> impl Iterator<Item = JobFrame> + use<> {
     let mut bytes = input.to_vec();
     bytes.extend(resume.iter().flat_map(|id| id.to_be_bytes()));
     let mut at = 0;
     std::iter::from_fn(move || {
-        let chunk = bytes.get(at..bytes.len().min(at + MAX_CHUNK))?.to_vec();
+        let chunk = bytes.get(at..bytes.len().min(at + SENT_CHUNK))?.to_vec();
         at += chunk.len();
         if chunk.is_empty() {
             None

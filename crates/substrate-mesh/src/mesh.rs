@@ -149,6 +149,12 @@ impl Mesh {
         self.tell(Command::SetSession { session }).await;
     }
 
+    /// Sets whether joiners are let in: an invite is open. Holds for connections made after this returns.
+    pub async fn open_joins(&self, open: bool) {
+        // Without an answer the mesh is shut down, and lets nobody in.
+        let _ = self.ask(|done| Command::OpenJoins { open, done }).await;
+    }
+
     /// Multiaddrs this node listens on, with its id.
     pub async fn listen_addrs(&self) -> Vec<String> {
         self.ask(|reply| Command::ListenAddresses { reply })

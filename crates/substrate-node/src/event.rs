@@ -116,7 +116,8 @@ pub enum Event {
         /// Which attempt.
         attempt: AttemptId,
     },
-    /// The job stream ended without `Finished` or `Refused`.
+    /// The job stream ended without `Finished` or `Refused`. While the answer runs, the node has the stream made again,
+    /// whether or not the connection has to be made again for it.
     StreamLost {
         /// Which attempt.
         attempt: AttemptId,
@@ -132,6 +133,13 @@ pub enum Event {
     DialFailed {
         /// Which attempt.
         attempt: AttemptId,
+    },
+    /// [`Action::Offer`] cannot be made to anybody: the input and the tokens so far are more than a stream carries.
+    OfferImpossible {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// What its client is told.
+        why: Refusal,
     },
     /// Both halves of the receipt are durable here ([`Action::Settle`] is done). Does not wait for the
     /// provider's `Stored`.
@@ -230,8 +238,8 @@ pub enum Event {
         /// Its session nonce, which the daemon puts in manifests for it.
         session: SessionNonce,
     },
-    /// The last connection to a peer closed. Its attempts are lost with `StreamLost{connected: false}` each,
-    /// or by this event alone: both orders are safe.
+    /// The last connection to a peer closed. Its attempts that run are resumed if one dial makes the connection again,
+    /// the others are lost, with `StreamLost{connected: false}` each or by this event alone: both orders are safe.
     PeerDown {
         /// Which.
         node: NodeId,
@@ -279,8 +287,8 @@ pub enum Action {
         /// Number of the attempt before this one, already closed; `None` for the first.
         previous: Option<u32>,
     },
-    /// Open a new stream to the same provider and send `Resume{manifest, n}` with the daemon's own count.
-    /// Report `PeerResumed` or `ResumeFailed`.
+    /// Open a new stream to the same provider, dialling it once if it is not connected, and send `Resume{manifest, n}`
+    /// with the daemon's own count. Report `PeerResumed` or `ResumeFailed`.
     Resume {
         /// Which attempt.
         attempt: AttemptId,

@@ -160,8 +160,8 @@ pub const EXPIRY_ROUND_MS: u64 = 10_000;
 /// Nodes that answered us lately and are kept in view for it; a quarter of the view.
 pub const USED_PINS: usize = 32;
 
-/// Models one capability may name.
-pub const MODELS_PER_CAPABILITY: usize = 256;
+/// Models one capability may name: what its record holds.
+pub const MODELS_PER_CAPABILITY: usize = substrate_record::MAX_OFFERS;
 
 /// Slots or waiting jobs one capability may claim; larger claims are nonsense.
 pub const MAX_CLAIMED: u32 = 65_536;

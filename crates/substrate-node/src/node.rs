@@ -183,6 +183,7 @@ impl Role {
             | E::StreamLost { .. }
             | E::ResumeFailed { .. }
             | E::DialFailed { .. }
+            | E::OfferImpossible { .. }
             | E::ReceiptStored { .. } => Self::Requester,
             E::OfferArrived { .. }
             | E::InputArrived { .. }
@@ -234,11 +235,10 @@ fn on_requester(requester: &mut Requester, step: &mut Step<'_>, event: Event) {
         Event::PeerHeartbeat { attempt } => requester.on_heartbeat(step, attempt),
         Event::PeerResumed { attempt } => requester.on_resumed(step, attempt),
         Event::PeerMisbehaved { attempt } => requester.on_misbehaved(step, attempt),
-        Event::StreamLost { attempt, connected } => {
-            requester.on_stream_lost(step, attempt, connected)
-        }
+        Event::StreamLost { attempt, .. } => requester.on_stream_lost(step, attempt),
         Event::ResumeFailed { attempt } => requester.on_resume_failed(step, attempt),
         Event::DialFailed { attempt } => requester.lose(step, attempt),
+        Event::OfferImpossible { attempt, why } => requester.on_impossible(step, attempt, why),
         Event::ReceiptStored { attempt } => requester.on_receipt_stored(step, attempt),
         _ => {}
     }

@@ -278,12 +278,18 @@ pub enum Refusal {
     /// The node is stopping.
     #[error("this node is stopping")]
     Draining,
+    /// A kind of job, an adapter, a number of choices or an engine that is not served.
+    #[error("the job asks for something that is not served")]
+    Unsupported,
 }
 
 impl Refusal {
     /// True if another node would refuse too, because the job itself is at fault.
     pub fn blames_the_job(self) -> bool {
-        matches!(self, Self::ContextOverflow | Self::BadInput)
+        matches!(
+            self,
+            Self::ContextOverflow | Self::BadInput | Self::Unsupported
+        )
     }
 
     /// True if the node would refuse our other jobs too, for a while.

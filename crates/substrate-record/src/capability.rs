@@ -11,8 +11,8 @@ use crate::{ContentHash, InNetwork, RecordId, Stream};
 const MAX_DEVICE_NAME: usize = 128;
 /// Sixteen is the largest common single-machine GPU count.
 const MAX_GPUS: usize = 16;
-/// An offer is about 110 bytes; 64 of them leave half the record for the rest.
-const MAX_MODELS: usize = 64;
+/// Models one capability may name. An offer is about 110 bytes; 64 of them leave half the record for the rest.
+pub const MAX_OFFERS: usize = 64;
 /// One of each tier.
 const MAX_WALLS: usize = 6;
 /// Attestation quotes are 1 to 5 KiB; with full lists one still fits into the record.
@@ -150,7 +150,7 @@ cbor_map!(ModelOffer {
 });
 cbor_map!(Capability {
     1 => hardware: Plain,
-    2 => models: List(MAX_MODELS, Plain),
+    2 => models: List(MAX_OFFERS, Plain),
     3 => free_memory: Plain,
     4 => slots: Plain,
     5 => queue: Plain,

@@ -24,7 +24,11 @@ mod settings;
 mod shelf;
 pub mod start;
 mod stock;
+#[cfg(test)]
+mod testing;
 mod threads;
+mod topup;
+mod unlisted;
 mod views;
 mod world;
 

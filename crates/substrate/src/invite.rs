@@ -16,4 +16,4 @@ mod redeem;
 
 pub use code::{Invite, InviteError, InviteSecret, MAX_ADDRS};
 pub use reach::reachable;
-pub use redeem::{PendingInvite, RedeemError, Redeemed, issue, pending, redeem, revoke};
+pub use redeem::{PendingInvite, RedeemError, Redeemed, is_open, issue, pending, redeem, revoke};

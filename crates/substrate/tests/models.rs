@@ -10,7 +10,10 @@ use substrate::models::catalogue::{Catalogue, FindError};
 use substrate::models::import::{ImportError, Importer, Inspect, InspectError, ModelFacts, Signer};
 use substrate::models::names::ModelName;
 use substrate::store::Store;
-use substrate_record::{AnyRecord, ContentHash, NetworkId, Record, Stream};
+use substrate_record::{
+    AnyRecord, ContentHash, Genesis, ModelEntry, NetworkId, NodeId, Record, SigningKey, Stream,
+    Verified,
+};
 
 /// Stands for the worker: believes a first line of the form `GGUF arch size`.
 struct FirstLine;
@@ -270,7 +273,8 @@ fn a_registry_key_signs_between_staging_and_finishing() {
             &mut |_, _| {},
         )
         .unwrap();
-    assert!(staged.known.is_none());
+    let known = importer.known(&staged, &registry.node()).unwrap();
+    assert!(known.adopt.is_none() && known.countersign.is_none());
     let place = catalogue
         .records()
         .next_place(&registry.node(), Stream::Registry)
@@ -343,6 +347,67 @@ fn a_name_that_is_bound_anew_gives_up_the_older_bytes() {
     let third = import("GGUF llama 10\nthird", "one");
     assert!(blobs.has(&second) && blobs.has(&third));
     assert_eq!(catalogue.copy("one", &named("two"), 9).unwrap(), [second]);
+}
+
+#[test]
+fn an_entry_of_another_device_is_never_adopted() {
+    let machine = Machine::new();
+    let stranger = Machine::new();
+    let registry = RegistryKey::generate();
+    let genesis = genesis_of_network(&machine.device, &registry, "ours");
+    machine.store.add_network(&genesis).unwrap();
+    let catalogue = Catalogue::new(machine.store.clone(), genesis.network());
+    let importer = Importer::new(machine.blobs(), catalogue.clone(), Arc::new(FirstLine));
+    let file = machine.file("m.gguf", "GGUF llama 10\nm");
+    let staged = importer.stage(&file, Vec::new(), &mut |_, _| {}).unwrap();
+    let theirs = signed(&catalogue, stranger.device.signing(), staged.body.clone());
+    let own = Signer::Device(machine.device.clone());
+    let held = importer.vouch(staged, &named("m"), &own, 1).unwrap();
+    assert!(!held.adopted);
+    assert_ne!(held.held.entry.id(), theirs.id());
+    assert_eq!(held.held.entry.author(), machine.device.node());
+}
+
+#[test]
+fn a_second_registry_key_signs_the_words_of_the_first() {
+    let machine = Machine::new();
+    let keys = [RegistryKey::generate(), RegistryKey::generate()].map(Arc::new);
+    let mut body = genesis_of_network(&machine.device, &keys[0], "ours")
+        .body()
+        .clone();
+    body.registry_keys = keys.iter().map(|key| key.node()).collect();
+    body.registry_k = 2;
+    let genesis = Verified::<Genesis>::found(body, 0, machine.device.signing()).unwrap();
+    machine.store.add_network(&genesis).unwrap();
+    let catalogue = Catalogue::new(machine.store.clone(), genesis.network());
+    let importer = Importer::new(machine.blobs(), catalogue, Arc::new(FirstLine));
+    let file = machine.file("m.gguf", "GGUF llama 10\nm");
+    let import = |signer: Signer, name: &str| {
+        importer
+            .import(&file, &named(name), Vec::new(), &signer, 1, &mut |_, _| {})
+            .unwrap()
+    };
+    let first = import(Signer::Registry(keys[0].clone()), "first");
+    let device = import(Signer::Device(machine.device.clone()), "device");
+    assert!(!device.adopted, "one of two signatures is not enough");
+    let second = import(Signer::Registry(keys[1].clone()), "second");
+    assert_eq!(second.held.entry.body(), first.held.entry.body());
+    assert_eq!(second.held.entry.author(), keys[1].node());
+    let adopted = import(Signer::Device(machine.device.clone()), "third");
+    assert!(adopted.adopted);
+    assert_eq!(adopted.held.entry.body(), first.held.entry.body());
+}
+
+fn signed(catalogue: &Catalogue, key: &SigningKey, body: ModelEntry) -> Verified<ModelEntry> {
+    let author = NodeId::from_bytes(key.verifying_key().to_bytes());
+    let mut record = Record::new(author, 1, body);
+    let records = catalogue.records();
+    record.place = Some(records.next_place(&author, Stream::Registry).unwrap());
+    let entry = record.sign(key, records.network()).unwrap();
+    records
+        .put(&[AnyRecord::ModelEntry(entry.clone())])
+        .unwrap();
+    entry
 }
 
 #[test]

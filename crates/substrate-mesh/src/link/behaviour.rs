@@ -102,6 +102,17 @@ impl Behaviour {
         }
     }
 
+    /// Sets whether joiners are let in from the next connection on.
+    pub(crate) fn open_joins(&mut self, open: bool) {
+        if self.ours.joins_open != open {
+            self.ours = Arc::new(Greeting {
+                hello: self.ours.hello.clone(),
+                joins_open: open,
+                names: self.ours.names.clone(),
+            });
+        }
+    }
+
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: ToHandler) {
         let handler = NotifyHandler::One(connection);
         self.actions.push_back(ToSwarm::NotifyHandler {

@@ -48,6 +48,10 @@ pub(crate) enum Command {
     SetSession {
         session: SessionNonce,
     },
+    OpenJoins {
+        open: bool,
+        done: oneshot::Sender<()>,
+    },
     ListenAddresses {
         reply: oneshot::Sender<Vec<String>>,
     },
@@ -83,6 +87,10 @@ impl Task {
             Command::Judge { token, judgement } => self.judge(&token, judgement),
             Command::Penalise { node, offence } => self.penalise(node, offence),
             Command::SetSession { session } => self.swarm.behaviour_mut().link.greet(session),
+            Command::OpenJoins { open, done } => {
+                self.swarm.behaviour_mut().link.open_joins(open);
+                answer(done, ());
+            }
             Command::ListenAddresses { reply } => {
                 let me = *self.swarm.local_peer_id();
                 let own =
@@ -169,7 +177,11 @@ impl Task {
     /// Returns false if there is no way to it.
     fn reach(&mut self, peer: PeerId) -> bool {
         use libp2p::swarm::DialError::{DialPeerConditionFalse, NoAddresses};
-        match self.swarm.dial(DialOpts::peer_id(peer).build()) {
+        let options = match self.peers.lost_at(&peer) {
+            Some(addresses) => DialOpts::peer_id(peer).addresses(addresses).build(),
+            None => DialOpts::peer_id(peer).build(),
+        };
+        match self.swarm.dial(options) {
             Ok(()) | Err(DialPeerConditionFalse(_)) => true,
             Err(NoAddresses) => false,
             Err(error) => {

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a peer is *up* while at least one of its connections has said hello.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use substrate_record::NodeId;
@@ -29,6 +30,20 @@ const RTT_NEWS_MS: u64 = 5;
 ///
 /// libp2p's ping keeps its first failure to itself and takes 25 s to report a second.
 const DEAD_AFTER: Duration = Duration::from_secs(12);
+
+/// How long after a loss a dial goes only where the lost connection came from or went to. A requester that resumes
+/// has 1.8 s (PROTOCOL.md 5).
+const REMAKE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Losses remembered: more running answers than a node has at once.
+const LOSSES: usize = 64;
+
+/// Where a peer was reached when its last connection ended.
+struct Loss {
+    peer: PeerId,
+    addresses: Vec<Multiaddr>,
+    at: Instant,
+}
 
 /// One connection.
 pub(super) struct Connection {
@@ -58,6 +73,7 @@ pub(super) struct Peers {
     up: BTreeMap<NodeId, Peer>,
     /// What identify said of peers that are connected, up or not.
     listens: HashMap<PeerId, Vec<Multiaddr>>,
+    losses: VecDeque<Loss>,
 }
 
 /// What a hello changed.
@@ -133,6 +149,7 @@ impl Peers {
         let gone = self.connections.remove(&id)?;
         let connected_at = self.addresses_of(gone.peer);
         if connected_at.is_empty() {
+            self.note_loss(&gone);
             self.listens.remove(&gone.peer);
         }
         let linked = self
@@ -146,6 +163,32 @@ impl Peers {
             return None;
         }
         self.up.remove(&gone.node).map(|_| gone.node)
+    }
+
+    fn note_loss(&mut self, gone: &Connection) {
+        let addresses = remakes(gone, self.listens_of(&gone.peer));
+        self.losses.retain(|loss| loss.peer != gone.peer);
+        if addresses.is_empty() {
+            return;
+        }
+        if self.losses.len() == LOSSES {
+            self.losses.pop_front();
+        }
+        let (peer, at) = (gone.peer, Instant::now());
+        self.losses.push_back(Loss {
+            peer,
+            addresses,
+            at,
+        });
+    }
+
+    /// Addresses at which a connection that was lost just now may be made again.
+    ///
+    /// A process that died refuses these at once; at its other addresses, another transport's or another interface's,
+    /// a dial may wait for an answer that never comes.
+    pub(super) fn lost_at(&self, peer: &PeerId) -> Option<Vec<Multiaddr>> {
+        let loss = self.losses.iter().find(|loss| loss.peer == *peer)?;
+        (loss.at.elapsed() <= REMAKE_WITHIN).then(|| loss.addresses.clone())
     }
 
     /// Connections that have been silent for too long.
@@ -231,9 +274,83 @@ impl Peer {
     }
 }
 
+/// The addresses of a lost connection's own transport and machine: the one that was dialed, or those its peer listens at.
+fn remakes(gone: &Connection, listens: &[Multiaddr]) -> Vec<Multiaddr> {
+    let same = |address: &&Multiaddr| {
+        is_quic(address) == is_quic(&gone.address)
+            && address.iter().next() == gone.address.iter().next()
+    };
+    let dialed = (gone.direction == Direction::Outbound).then(|| gone.address.clone());
+    match dialed {
+        Some(address) => vec![address],
+        None => listens.iter().filter(same).cloned().collect(),
+    }
+}
+
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Part::QuicV1)
+}
+
 /// Does something with the peer of a node, if its key is one.
 pub(crate) fn with_peer(node: &NodeId, then: impl FnOnce(PeerId)) {
     if let Some(peer) = peer_of(node) {
         then(peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libp2p::identity::Keypair;
+
+    fn connection(address: &str, direction: Direction) -> Connection {
+        let peer = Keypair::generate_ed25519().public().to_peer_id();
+        Connection {
+            peer,
+            node: crate::identity::node_of(&peer).unwrap(),
+            address: address.parse().unwrap(),
+            direction,
+            greeted: true,
+            heard: Instant::now(),
+        }
+    }
+
+    fn lost(address: &str, direction: Direction) -> Vec<String> {
+        let listens = [
+            "/ip4/10.0.0.2/tcp/11536",
+            "/ip4/10.0.0.2/udp/11536/quic-v1",
+            "/ip4/172.17.0.1/tcp/11536",
+        ];
+        let mut peers = Peers::default();
+        let (id, gone) = (
+            ConnectionId::new_unchecked(1),
+            connection(address, direction),
+        );
+        let peer = gone.peer;
+        peers
+            .listens
+            .insert(peer, listens.map(|at| at.parse().unwrap()).to_vec());
+        peers.connections.insert(id, gone);
+        peers.close(id);
+        let found = peers.lost_at(&peer).unwrap_or_default();
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_made_again_only_over_its_own_transport_and_machine() {
+        use Direction::{Inbound, Outbound};
+        assert_eq!(
+            lost("/ip4/10.0.0.2/tcp/11536", Outbound),
+            ["/ip4/10.0.0.2/tcp/11536"]
+        );
+        assert_eq!(
+            lost("/ip4/10.0.0.2/tcp/40000", Inbound),
+            ["/ip4/10.0.0.2/tcp/11536"]
+        );
+        assert_eq!(
+            lost("/ip4/10.0.0.2/udp/40000/quic-v1", Inbound),
+            ["/ip4/10.0.0.2/udp/11536/quic-v1"]
+        );
+        assert!(lost("/ip4/9.9.9.9/tcp/40000", Inbound).is_empty());
     }
 }

@@ -299,19 +299,33 @@ impl Requester {
         }
     }
 
-    pub fn on_stream_lost(&mut self, step: &mut Step<'_>, attempt: AttemptId, connected: bool) {
+    /// The stream is gone, with its connection or without. What runs is taken up again on a new stream if one dial
+    /// reaches the provider in time (PROTOCOL.md 5): a killed one refuses it at once, so failover is no later for it.
+    pub fn on_stream_lost(&mut self, step: &mut Step<'_>, attempt: AttemptId) {
         let now = step.now;
         let Some(live) = self.live(&attempt) else {
             return;
         };
         match live.phase {
-            JobPhase::Running if connected => {
+            JobPhase::Running => {
                 live.enter(now, JobPhase::Resuming);
                 step.order(Action::Resume { attempt });
             }
-            // The old stream's end, reported again.
-            JobPhase::Resuming if connected => {}
+            // The same loss, reported again: by the stream and by its connection.
+            JobPhase::Resuming => {}
             _ => self.lose(step, attempt),
+        }
+    }
+
+    /// The job itself is at fault, by this machine's own count.
+    pub fn on_impossible(&mut self, step: &mut Step<'_>, attempt: AttemptId, why: Refusal) {
+        if self.live(&attempt).is_some() {
+            self.fail(
+                step,
+                attempt.job,
+                CloseReason::Refused,
+                JobFailure::Refused(why),
+            );
         }
     }
 
@@ -345,11 +359,11 @@ impl Requester {
         }
     }
 
-    /// A peer is gone: whatever ran there goes on elsewhere.
+    /// A peer's last connection is gone, and every stream with it.
     pub fn on_peer_down(&mut self, step: &mut Step<'_>, node: NodeId) {
         self.warm.forget_node(&node);
         for attempt in self.attempts_at(|live| live.attempt.peer == node) {
-            self.lose(step, attempt);
+            self.on_stream_lost(step, attempt);
         }
     }
 

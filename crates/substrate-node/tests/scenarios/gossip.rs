@@ -1,7 +1,13 @@
 //! Capabilities: what is passed on, and what is said.
 
-use crate::harness::check;
+use std::collections::BTreeMap;
+
 use expect_test::expect;
+use substrate_ledger::registry::Standing;
+use substrate_node::{Action, Config, Event, Lending, LendingTerms, Node, OwnModel, Timestamp};
+use substrate_record::{MAX_OFFERS, NodeId, RecordId, Scope, SessionNonce, WallTier};
+
+use crate::harness::check;
 
 #[test]
 fn news_is_passed_on_once() {
@@ -149,4 +155,56 @@ fn changes_are_published_at_most_every_5_s_and_the_end_of_lending_once() {
             +60000
         "#]],
     );
+}
+
+#[test]
+fn more_models_than_a_record_holds_are_not_all_named() {
+    let own = NodeId::from_bytes([1; 32]);
+    let config = Config {
+        own,
+        session: SessionNonce::from_bytes([1; 16]),
+        slots: 1,
+        walls: vec![WallTier::Basic],
+        isolated: false,
+    };
+    let mut node = Node::new(config, 1);
+    let entries = (0..=MAX_OFFERS).map(|i| {
+        let byte = u8::try_from(i).expect("few");
+        RecordId::from_bytes([byte; 32])
+    });
+    let model = |entry| OwnModel {
+        entry,
+        engine_class: "llama.cpp/b4589/cpu/x86-64-v3".to_owned(),
+        loaded: false,
+        prefill: 1,
+        decode: 1,
+        load_ms: 1,
+    };
+    let standings: BTreeMap<_, _> = entries
+        .clone()
+        .map(|entry| (entry, Standing::Commons))
+        .collect();
+    let terms = LendingTerms {
+        widest: Scope::Commons,
+        slots: 1,
+        refused_nodes: Vec::new(),
+        refused_entries: Vec::new(),
+        refused_kinds: Vec::new(),
+    };
+    let mut actions = Vec::new();
+    for event in [
+        Event::RegistryChanged(standings),
+        Event::OwnModelsChanged(entries.map(model).collect()),
+        Event::LendingChanged(Lending::On(terms)),
+        Event::Tick,
+    ] {
+        let now = Timestamp(actions.len() as u64 + 1);
+        actions.extend(node.handle(now, event));
+    }
+    actions.extend(node.handle(Timestamp(60_000), Event::Tick));
+    let published = actions.iter().filter_map(|action| match action {
+        Action::Publish { models, .. } => Some(models.len()),
+        _ => None,
+    });
+    assert_eq!(published.max(), Some(MAX_OFFERS));
 }

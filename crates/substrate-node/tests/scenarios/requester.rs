@@ -323,7 +323,7 @@ fn a_stream_not_resumed_within_1800_ms_fails_over() {
 }
 
 #[test]
-fn a_failed_resume_and_a_dead_connection_fail_over_at_once() {
+fn a_failed_resume_fails_over_at_once_with_the_connection_or_without() {
     check(
         "peer S
         peer T
@@ -340,7 +340,8 @@ fn a_failed_resume_and_a_dead_connection_fail_over_at_once() {
         T j1#2 started
         T j1#2 tokens 10
         gossip U m
-        T j1#2 cut-off",
+        T j1#2 cut-off
+        T j1#2 cannot-resume",
         expect![[r#"
             peer S
             peer T
@@ -372,10 +373,64 @@ fn a_failed_resume_and_a_dead_connection_fail_over_at_once() {
             gossip U m
                 forward
             T j1#2 cut-off
+                resume T j1#2
+            T j1#2 cannot-resume
                 close T j1#2 10 tokens: Lost
                 tell j1 left T after 50: Vanished
                 offer U j1#3 m commons resuming 50 after #2
                 tell j1: 0 ahead, 0 ms, asking node U
+        "#]],
+    );
+}
+
+#[test]
+fn a_connection_that_is_made_again_in_time_goes_on_at_the_same_node() {
+    check(
+        "peer S
+        peer T
+        gossip S m speed=100
+        submit j1 commons
+        S j1#1 ready
+        S j1#1 started
+        S j1#1 tokens 40
+        gossip T m
+        gone S
+        S j1#1 cut-off
+        +500
+        peer S
+        S j1#1 resumes
+        S j1#1 tokens 60
+        gone S
+        +1800",
+        expect![[r#"
+            peer S
+            peer T
+            gossip S m speed=100
+                forward
+            submit j1 commons
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+            S j1#1 ready
+                tell j1: 0 ahead, 0 ms, node S is preparing
+            S j1#1 started
+                tell started S j1#1 9 in
+            S j1#1 tokens 40
+            gossip T m
+                forward
+            gone S
+                resume S j1#1
+            S j1#1 cut-off
+            +500
+            peer S
+            S j1#1 resumes
+            S j1#1 tokens 60
+            gone S
+                resume S j1#1
+            +1800
+                2300: close S j1#1 60 tokens: Lost
+                2300: tell j1 left S after 60: Vanished
+                2300: offer T j1#2 m commons resuming 60 after #1
+                2300: tell j1: 0 ahead, 0 ms, asking node T
         "#]],
     );
 }
@@ -422,6 +477,7 @@ fn late_messages_of_an_old_attempt_change_nothing() {
         S j1#1 tokens 40
         gossip T m
         S j1#1 cut-off
+        S j1#1 cannot-resume
         S j1#1 tokens 90
         S j1#1 finishes 100
         S j1#1 refuses full 100
@@ -450,6 +506,8 @@ fn late_messages_of_an_old_attempt_change_nothing() {
             gossip T m
                 forward
             S j1#1 cut-off
+                resume S j1#1
+            S j1#1 cannot-resume
                 close S j1#1 40 tokens: Lost
                 tell j1 left S after 40: Vanished
                 offer T j1#2 m commons resuming 40 after #1
@@ -665,7 +723,8 @@ fn a_node_that_vanishes_after_the_last_token_costs_nothing() {
         S j1#1 ready
         S j1#1 started
         S j1#1 tokens 100
-        S j1#1 cut-off",
+        S j1#1 cut-off
+        S j1#1 cannot-resume",
         expect![[r#"
             peer S
             gossip S m
@@ -679,6 +738,8 @@ fn a_node_that_vanishes_after_the_last_token_costs_nothing() {
                 tell started S j1#1 9 in
             S j1#1 tokens 100
             S j1#1 cut-off
+                resume S j1#1
+            S j1#1 cannot-resume
                 close S j1#1 100 tokens: Lost
                 finish j1
         "#]],
@@ -1076,6 +1137,7 @@ fn failover_keeps_the_scope() {
         C j1#1 started
         C j1#1 tokens 20
         C j1#1 cut-off
+        C j1#1 cannot-resume
         +1000
         C j1#2 unreachable",
         expect![[r#"
@@ -1093,6 +1155,8 @@ fn failover_keeps_the_scope() {
                 tell started C j1#1 9 in
             C j1#1 tokens 20
             C j1#1 cut-off
+                resume C j1#1
+            C j1#1 cannot-resume
                 close C j1#1 20 tokens: Lost
                 tell j1 left C after 20: Vanished
                 tell j1: 0 ahead, 0 ms, every node that could answer is busy or out of reach

@@ -275,6 +275,7 @@ impl Life {
                            set mesh.listen in config.toml or start it with `serve --listen`";
                 return reply.send(Err(why.to_owned()));
             }
+            let mesh = context.mesh.clone();
             let issued = blocking(move || {
                 let invite = Invite {
                     network: context.network,
@@ -286,7 +287,11 @@ impl Life {
                 };
                 invite::issue(&context.desk.store, &invite, unix_ms()).map(|()| invite.encode())
             });
-            reply.send(issued.await.map_err(|error| error.to_string()))
+            let issued = issued.await.map_err(|error| error.to_string());
+            if issued.is_ok() {
+                mesh.open_joins(true).await;
+            }
+            reply.send(issued)
         });
     }
 
@@ -306,6 +311,7 @@ impl Life {
         let config = self.settings.config().clone();
         self.settings.replace(config, circle.clone());
         self.publisher.set_circle(circle.clone());
+        self.keep_entries_of(&circle);
         self.handle(Event::CircleChanged(circle));
     }
 }

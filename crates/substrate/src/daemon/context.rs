@@ -5,24 +5,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use substrate_mesh::{Mesh, Protocol};
+use substrate_mesh::Mesh;
 use substrate_node::Timestamp;
 use substrate_record::{
-    AnyRecord, Body, InNetwork, NetworkId, NodeId, Place, Record, RecordId, Stream, Verified,
+    AnyRecord, Body, InNetwork, NetworkId, NodeId, Place, Record, RecordId, SignError, Stream,
+    Verified,
 };
 
 use super::pool::Pool;
 use crate::grpc::desk::Desk;
 use crate::http::ApiKeys;
 use crate::store::StoreError;
-
-/// How long a broken connection may take to be made again before it counts as lost.
-///
-/// TCP, Noise and hello are five round trips: 600 ms are enough up to 120 ms each. A machine that died costs its clients
-/// this much longer a silence, which may last three seconds.
-const REDIAL: Duration = Duration::from_millis(600);
 
 /// Shared by the loop and every session.
 pub struct Context {
@@ -55,19 +50,13 @@ impl Context {
         self.mesh.peers().await.iter().any(|peer| peer.node == node)
     }
 
-    /// Whether the mesh has a connection to the node, or can make one again within [`REDIAL`].
-    pub async fn reaches(&self, node: NodeId) -> bool {
-        if node == self.me || self.is_connected(node).await {
-            return true;
-        }
-        // The stream itself is not used: what goes over it next depends on who asks.
-        let dialled = tokio::time::timeout(REDIAL, self.mesh.open(node, Protocol::Job));
-        matches!(dialled.await, Ok(Ok(_)))
-    }
-
     /// Signs a record that belongs to no stream.
-    pub fn sign<B: Body + InNetwork>(&self, body: B) -> Verified<B> {
-        sign(self.record(None, body), &self.desk, &self.network)
+    ///
+    /// # Errors
+    /// What a peer said went into it and no reader would take it.
+    pub fn sign<B: Body + InNetwork>(&self, body: B) -> Result<Verified<B>, SignError> {
+        self.record(None, body)
+            .sign(self.desk.device.signing(), &self.network)
     }
 
     /// Signs a record into one of this device's streams and stores it, with what it rests on, in one transaction.
@@ -92,11 +81,9 @@ impl Context {
                 .desk
                 .records
                 .append_with(context.me, stream, &before, |place| {
-                    let record = sign(
-                        context.record(Some(place), body),
-                        &context.desk,
-                        &context.network,
-                    );
+                    let record = context
+                        .record(Some(place), body)
+                        .sign(context.desk.device.signing(), &context.network)?;
                     signed = Some(record.clone());
                     Ok(wrap(record))
                 })?;
@@ -124,14 +111,6 @@ impl Context {
             body,
         }
     }
-}
-
-/// Every body this daemon makes is built from fields that are within the record's bounds: its own
-/// constants, and text of records that were decoded within the same bounds.
-fn sign<B: Body + InNetwork>(record: Record<B>, desk: &Desk, network: &NetworkId) -> Verified<B> {
-    record
-        .sign(desk.device.signing(), network)
-        .expect("the daemon's own records are within bounds")
 }
 
 /// Runs what waits for the disk away from the tasks that must not wait.

@@ -283,6 +283,22 @@ impl Sequence {
         self.engine.tell(ToWorker::Cancel { seq: self.seq }).await
     }
 
+    /// Stops sampling until [`Sequence::resume`].
+    ///
+    /// # Errors
+    /// The worker's death.
+    pub async fn pause(&self) -> Result<(), WorkError> {
+        self.engine.tell(ToWorker::Pause { seq: self.seq }).await
+    }
+
+    /// Goes on after [`Sequence::pause`].
+    ///
+    /// # Errors
+    /// The worker's death.
+    pub async fn resume(&self) -> Result<(), WorkError> {
+        self.engine.tell(ToWorker::Resume { seq: self.seq }).await
+    }
+
     /// The next frame of this sequence.
     ///
     /// # Errors

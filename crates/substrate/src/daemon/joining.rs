@@ -2,7 +2,8 @@
 //!
 //! Invariant: an invite is redeemed in one transaction, once; the joiner believes only the genesis whose id is in the code.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,10 +15,10 @@ use substrate_mesh::join::{JoinFrame, JoinRefusal};
 use substrate_mesh::{MeshConfig, MeshStream, Protocol};
 use substrate_record::{AnyRecord, Genesis, NodeId, Signed, Verified};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::context::{Context, blocking, unix_ms};
-use super::life::Note;
+use super::life::{Life, Note};
 use crate::door::Joined;
 use crate::grpc::desk::Desk;
 use crate::invite::{self, Invite, RedeemError};
@@ -26,27 +27,112 @@ use crate::store::Member;
 /// How long one side waits for the other during a join.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Entries sent in a welcome; the full registry follows after hello.
-const MAX_WELCOME_ENTRIES: usize = 256;
+/// Secrets one key may show in vain within [`ATTEMPTS_WITHIN`]: a pasted code that was cut, and a few tries to mend it.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// How long a vain attempt counts.
+const ATTEMPTS_WITHIN: Duration = Duration::from_secs(600);
+
+/// Keys whose vain attempts are counted. Whoever makes up more keys guesses at 128 random bits all the same.
+const COUNTED_KEYS: usize = 256;
+
+/// How often it is looked whether an invite is still open.
+const INVITES_EVERY: Duration = Duration::from_secs(30);
+
+/// What a life keeps about joiners.
+pub struct Joins {
+    looked: Instant,
+    attempts: Arc<Attempts>,
+}
+
+impl Default for Joins {
+    fn default() -> Self {
+        Self {
+            looked: Instant::now(),
+            attempts: Arc::default(),
+        }
+    }
+}
+
+/// Vain attempts lately, by key.
+#[derive(Default)]
+pub struct Attempts(Mutex<BTreeMap<NodeId, (u32, Instant)>>);
+
+impl Attempts {
+    /// Whether this key may try again.
+    fn allow(&self, node: &NodeId, now: Instant) -> bool {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|_, (_, since)| now.duration_since(*since) < ATTEMPTS_WITHIN);
+        counted
+            .get(node)
+            .is_none_or(|(count, _)| *count < MAX_ATTEMPTS)
+    }
+
+    fn note(&self, node: NodeId, now: Instant) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.len() >= COUNTED_KEYS && !counted.contains_key(&node) {
+            let oldest = counted.iter().min_by_key(|(_, (_, since))| *since);
+            if let Some(oldest) = oldest.map(|(node, _)| *node) {
+                counted.remove(&oldest);
+            }
+        }
+        counted.entry(node).or_insert((0, now)).0 += 1;
+    }
+}
+
+impl Life {
+    /// A join stream came in.
+    pub(super) fn on_joiner(&self, joiner: NodeId, stream: MeshStream) {
+        let (context, notes) = (self.context.clone(), self.notes.clone());
+        let attempts = self.joins.attempts.clone();
+        self.tasks
+            .spawn(welcome(context, joiner, stream, notes, attempts));
+    }
+
+    /// Lets joiners in no longer once the last invite has expired. Issuing one lets them in at once.
+    pub(super) fn mind_invites(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.joins.looked) < INVITES_EVERY {
+            return;
+        }
+        self.joins.looked = now;
+        let context = self.context.clone();
+        self.tasks.spawn(async move {
+            let shared = context.clone();
+            let open =
+                blocking(move || invite::is_open(&shared.desk.store, &shared.network, unix_ms()));
+            match open.await {
+                Ok(open) => context.mesh.open_joins(open).await,
+                Err(error) => tracing::debug!(%error, "the invites could not be read"),
+            }
+        });
+    }
+}
 
 /// The inviter's side: redeem the secret, list the joiner, hand over the genesis and the entries.
-pub async fn welcome(
+async fn welcome(
     context: Arc<Context>,
     joiner: NodeId,
     stream: MeshStream,
     notes: mpsc::Sender<Note>,
+    attempts: Arc<Attempts>,
 ) {
     let (mut reader, mut writer) = framed::<_, JoinFrame>(stream);
     let Ok(JoinFrame::Hello { secret }) = reader.next_within(DEADLINE).await else {
         return;
     };
-    let answers = match redeem(&context, joiner, secret).await {
+    let redeemed = match attempts.allow(&joiner, Instant::now()) {
+        true => redeem(&context, joiner, secret).await,
+        false => Err(RedeemError::TooManyAttempts),
+    };
+    let answers = match redeemed {
         Ok(circle) => {
             let _ = notes.send(Note::Joined(joiner)).await;
             greeting(&context, circle.as_deref())
         }
         Err(error) => {
             tracing::info!(%joiner, %error, "an invite was refused");
+            attempts.note(joiner, Instant::now());
             vec![JoinFrame::Refused {
                 why: refusal(&error),
             }]
@@ -68,6 +154,7 @@ fn refusal(error: &RedeemError) -> JoinRefusal {
     match error {
         RedeemError::Used => JoinRefusal::Used,
         RedeemError::Expired => JoinRefusal::Expired,
+        RedeemError::TooManyAttempts => JoinRefusal::TooManyAttempts,
         _ => JoinRefusal::UnknownSecret,
     }
 }
@@ -103,10 +190,7 @@ fn greeting(context: &Context, circle: Option<&str>) -> Vec<JoinFrame> {
     let own = context.me;
     let shown = |author: NodeId| keys.contains(&author) || (circle.is_some() && author == own);
     let members = circle.map(|_| vec![own]).unwrap_or_default();
-    let records = entries
-        .iter()
-        .filter(|entry| shown(entry.author()))
-        .take(MAX_WELCOME_ENTRIES);
+    let records = entries.iter().filter(|entry| shown(entry.author()));
     JoinFrame::welcome(
         genesis.bytes().to_vec(),
         members,
@@ -226,10 +310,19 @@ fn open_welcome(
     if genesis.network() != invite.network {
         bail!("the inviter sent the genesis of another network than the code names");
     }
-    let entries = entries
+    let entries: Vec<_> = entries
         .iter()
         .map(|bytes| AnyRecord::open(bytes, &invite.network))
         .collect::<Result<_, _>>()?;
+    let keys = &genesis.body().registry_keys;
+    let own = invite.circle.as_ref().map(|_| invite.inviter);
+    let asked_for = |record: &AnyRecord| match record {
+        AnyRecord::ModelEntry(entry) => {
+            keys.contains(&entry.author()) || own == Some(entry.author())
+        }
+        _ => false,
+    };
+    let entries = entries.into_iter().filter(asked_for).collect();
     Ok((genesis, entries))
 }
 
@@ -267,4 +360,33 @@ fn list_inviter(desk: &Desk, invite: &Invite) -> anyhow::Result<()> {
         desk.store.circle_add(&invite.network, circle, &member)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_shows_wrong_secrets_is_stopped_for_ten_minutes() {
+        let attempts = Attempts::default();
+        let (guesser, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        for _ in 0..MAX_ATTEMPTS {
+            assert!(attempts.allow(&guesser, Instant::now()));
+            attempts.note(guesser, Instant::now());
+        }
+        assert!(!attempts.allow(&guesser, Instant::now()));
+        assert!(attempts.allow(&other, Instant::now()));
+        assert!(attempts.allow(&guesser, Instant::now() + ATTEMPTS_WITHIN));
+    }
+
+    #[test]
+    fn the_keys_counted_are_bounded() {
+        let attempts = Attempts::default();
+        for i in 0..2 * COUNTED_KEYS {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&(i as u64).to_be_bytes());
+            attempts.note(NodeId::from_bytes(key), Instant::now());
+        }
+        assert_eq!(attempts.0.lock().expect("unpoisoned").len(), COUNTED_KEYS);
+    }
 }

@@ -16,11 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::Context;
+use super::joining::Joins;
 use super::publish::Publisher;
 use super::session::answer::Answer;
 use super::session::{ProviderOrder, REPORT_DEPTH, Report, RequesterOrder};
 use super::settings::Settings;
 use super::shelf::Shelf;
+use super::topup::TopUp;
+use super::unlisted::Unlisted;
 use crate::door::{Call, Client, JobEvent, Joined, Overflow};
 
 /// How often housekeeping looks at workers, settings and the clock.
@@ -62,6 +65,8 @@ pub struct Peer {
     pub skew_ms: i64,
     /// Release and build.
     pub build: String,
+    /// We opened the first connection.
+    pub outbound: bool,
 }
 
 /// An attempt this node works on.
@@ -92,6 +97,9 @@ pub struct Life {
     pub(super) resumable: BTreeMap<RecordId, AttemptId>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) gossip: BTreeMap<RecordId, MessageToken>,
+    pub(super) unlisted: Unlisted,
+    pub(super) topping_up: TopUp,
+    pub(super) joins: Joins,
     pub(super) publisher: Publisher,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) tasks: TaskTracker,
@@ -122,8 +130,6 @@ pub enum Note {
         /// What.
         records: Vec<substrate_record::AnyRecord>,
     },
-    /// A peer whose last connection closed could not be reached again.
-    OutOfReach(NodeId),
     /// Somebody redeemed an invite and is listed now.
     Joined(NodeId),
     /// We are in another network now; told to the asker once the daemon lives in it.
@@ -275,7 +281,6 @@ impl Life {
                 self.measure_next();
             }
             Note::Direct { from, records } => self.on_direct(from, records),
-            Note::OutOfReach(node) => self.lose_peer(node),
             Note::Joined(node) => {
                 self.tell_circle();
                 self.send_entries(node);
@@ -292,6 +297,9 @@ impl Life {
         self.context.pool.fit_threads();
         self.tell_models();
         self.fail_hopeless();
+        self.announce_entries();
+        self.top_up();
+        self.mind_invites();
         if let Some(lending) = self.settings.lending_changed() {
             self.handle(Event::LendingChanged(lending));
         }

@@ -120,7 +120,11 @@ impl Life {
                 .find(|model| model.entry == *entry)
                 .map(|model| model.engine_class.clone())
         });
-        said.unwrap_or_else(|| self.context.pool.settings().engine_class.clone())
+        let own = node == self.context.me;
+        said.unwrap_or_else(|| match own {
+            true => self.context.pool.settings().engine_class.clone(),
+            false => String::new(),
+        })
     }
 
     fn session_of(&self, node: NodeId) -> Option<substrate_record::SessionNonce> {

@@ -12,7 +12,7 @@ use substrate_mesh::Protocol;
 use substrate_mesh::entries::entries_frames;
 use substrate_node::Audience;
 use substrate_record::{
-    Capability, Hardware, ModelOffer, NodeId, Place, Record, RecordId, Stream, Verified,
+    Capability, Hardware, ModelOffer, NodeId, Place, Record, RecordId, SignError, Stream, Verified,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -88,7 +88,13 @@ impl Press {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         while let Some(order) = inbox.recv().await {
             let audience = order.audience;
-            let record = self.sign(order);
+            let record = match self.sign(order) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(%error, "a capability was not sent");
+                    continue;
+                }
+            };
             if let Err(error) = self.place.keep(&record) {
                 tracing::error!(%error, "a capability was not sent: its number could not be kept");
                 continue;
@@ -104,11 +110,26 @@ impl Press {
         }
     }
 
-    fn sign(&mut self, order: Order) -> Verified<Capability> {
+    /// Long names of engines and cards may fill the record before its list of models is full: then the last models
+    /// are left out.
+    fn sign(&mut self, mut order: Order) -> Result<Verified<Capability>, SignError> {
+        loop {
+            match self.sign_all(&order) {
+                Err(_) if !order.models.is_empty() => {
+                    let kept = order.models.len() / 2;
+                    tracing::warn!(kept, "a capability names fewer models than there are");
+                    order.models.truncate(kept);
+                }
+                signed => return signed,
+            }
+        }
+    }
+
+    fn sign_all(&self, order: &Order) -> Result<Verified<Capability>, SignError> {
         let settings = self.context.pool.settings();
         let body = Capability {
             hardware: self.hardware.clone(),
-            models: order.models,
+            models: order.models.clone(),
             free_memory: free_memory(),
             slots: order.slots,
             queue: order.queue,
@@ -126,9 +147,7 @@ impl Press {
             deps: Vec::new(),
             body,
         };
-        record
-            .sign(self.context.desk.device.signing(), &self.context.network)
-            .expect("hardware and models are cut to the record's bounds before")
+        record.sign(self.context.desk.device.signing(), &self.context.network)
     }
 
     fn send_to_circle(&self, record: &Verified<Capability>) {

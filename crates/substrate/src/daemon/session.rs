@@ -8,6 +8,7 @@
 //! store in a state the other side can verify.
 
 pub mod answer;
+pub mod checks;
 pub mod closing;
 pub mod io;
 pub mod provider;

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use substrate_ledger::registry::{Insertion, Registry, Standing};
+use substrate_ledger::registry::{Insertion, MAX_PER_REGISTRY_KEY, Registry, Standing};
 use substrate_node::OwnModel;
-use substrate_record::{ContentHash, Genesis, ModelEntry, RecordId, Verified};
+use substrate_record::{ContentHash, Genesis, ModelEntry, NodeId, RecordId, Verified};
 
 use super::pool::Pool;
 use super::session::closing::weights;
@@ -22,10 +22,12 @@ pub struct Shelf {
     catalogue: Catalogue,
     registry: Registry,
     held: Vec<Held>,
+    /// Entries of registry keys learned since [`Shelf::take_news`]; at most as many as the registry keeps.
+    news: Vec<RecordId>,
 }
 
 impl Shelf {
-    /// Reads the models held here and the entries stored.
+    /// Reads the models held here and the entries stored. `keep` are the own device and the circle.
     ///
     /// # Errors
     /// The store's.
@@ -33,17 +35,27 @@ impl Shelf {
         genesis: &Verified<Genesis>,
         catalogue: Catalogue,
         entries: Vec<Verified<ModelEntry>>,
+        keep: impl IntoIterator<Item = NodeId>,
     ) -> anyhow::Result<Self> {
         let mut shelf = Self {
             catalogue,
             registry: Registry::new(genesis),
             held: Vec::new(),
+            news: Vec::new(),
         };
+        shelf.keep(keep);
         for entry in entries {
             shelf.learn(entry);
         }
         shelf.reread()?;
+        // Peers are told these in full at their hello.
+        shelf.news.clear();
         Ok(shelf)
+    }
+
+    /// Whose own entries count here besides the registry's: the device's and the circle's.
+    pub fn keep(&mut self, authors: impl IntoIterator<Item = NodeId>) {
+        self.registry.set_pinned(authors);
     }
 
     /// Reads the models held here again.
@@ -60,7 +72,48 @@ impl Shelf {
 
     /// Takes note of an entry; `true` if it was new.
     pub fn learn(&mut self, entry: Verified<ModelEntry>) -> bool {
-        self.registry.insert(entry) == Insertion::New
+        let (id, author) = (entry.id(), entry.author());
+        let new = self.registry.insert(entry) == Insertion::New;
+        if new && self.registry.is_key(&author) && self.news.len() < MAX_PER_REGISTRY_KEY {
+            self.news.push(id);
+        }
+        new
+    }
+
+    /// Entries that are of the commons since the last call, each with every registry signature over it.
+    pub fn take_news(&mut self) -> Vec<Verified<ModelEntry>> {
+        let news = std::mem::take(&mut self.news);
+        let approved = news.iter().filter(|id| self.is_commons(id));
+        let signed = approved.flat_map(|id| self.registry.equals(id));
+        let signed = signed.filter(|entry| self.registry.is_key(&entry.author()));
+        let all: BTreeMap<_, _> = signed.map(|entry| (entry.id(), entry.clone())).collect();
+        all.into_values().collect()
+    }
+
+    /// Whether the neighbours are still to be told of this entry.
+    pub fn is_news(&self, id: &RecordId) -> bool {
+        self.news.contains(id)
+    }
+
+    /// Whether enough registry keys signed this entry.
+    pub fn is_commons(&self, id: &RecordId) -> bool {
+        self.registry.standing(id) == Some(Standing::Commons)
+    }
+
+    /// Whether an entry that `from` sent us alone is one to know: the registry's, whoever passes it on, or a circle
+    /// member's own.
+    pub fn admits(&self, entry: &Verified<ModelEntry>, from: &NodeId) -> bool {
+        let author = entry.author();
+        self.registry.is_key(&author) || (author == *from && self.registry.keeps(&author))
+    }
+
+    /// Somebody whose word counts here stands for it: the registry, this device, or the circle.
+    fn is_vouched(&self, entry: &Verified<ModelEntry>) -> bool {
+        match self.registry.standing(&entry.id()) {
+            Some(Standing::Commons) => true,
+            Some(Standing::Device(author)) => self.registry.keeps(&author),
+            None => false,
+        }
     }
 
     /// Who vouches for each known entry.
@@ -92,7 +145,8 @@ impl Shelf {
             return Vec::new();
         };
         let own: BTreeSet<RecordId> = self.held.iter().map(|held| held.entry.id()).collect();
-        let mut ids: Vec<RecordId> = self.over(&weights).map(Verified::id).collect();
+        let vouched = self.over(&weights).filter(|entry| self.is_vouched(entry));
+        let mut ids: Vec<RecordId> = vouched.map(Verified::id).collect();
         ids.sort_by_key(|id| !own.contains(id));
         ids
     }
@@ -107,13 +161,14 @@ impl Shelf {
         }
         let wanted = model.parse::<crate::models::names::ModelName>().ok()?;
         let same = |entry: &&Verified<ModelEntry>| {
-            entry
-                .body()
-                .name
-                .parse()
-                .is_ok_and(|name: crate::models::names::ModelName| name == wanted)
+            let name = entry.body().name.parse();
+            name.is_ok_and(|name: crate::models::names::ModelName| name == wanted)
+                && self.is_vouched(entry)
         };
-        self.registry.iter().find(same).and_then(weights)
+        let named = self.registry.iter().filter(same);
+        // A circle's entry does not take a name from the registry's.
+        let first = named.min_by_key(|entry| (!self.is_commons(&entry.id()), entry.id()));
+        first.and_then(weights)
     }
 
     fn over<'a>(

@@ -23,7 +23,7 @@ use super::{DaemonOptions, Opened};
 use crate::blobs::Blobs;
 use crate::config::{Config, KeepAlive};
 use crate::door::Call;
-use crate::grpc::desk::Desk;
+use crate::grpc::desk::{Desk, now_ms};
 use crate::hardware;
 use crate::home::Home;
 
@@ -47,6 +47,12 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// The life itself, for tests that need no loop.
+    #[cfg(test)]
+    pub(super) fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
     /// Runs it; gives the inbox of calls back at the end.
     pub async fn run(self, calls: mpsc::Receiver<Call>) -> (Ending, mpsc::Receiver<Call>) {
         let inboxes = Inboxes {
@@ -148,7 +154,7 @@ pub fn identity(desk: &Desk, listen: Vec<String>, peers: Vec<String>) -> MeshCon
             kad: false,
         },
         known_peers: Vec::new(),
-        allow_join: true,
+        allow_join: crate::invite::is_open(&desk.store, &desk.network(), now_ms()).unwrap_or(false),
         limits: Limits::default(),
     }
 }
@@ -178,13 +184,14 @@ pub(super) async fn life(
         keys: opened.keys.clone(),
         started: opened.started,
     });
+    let circle: Vec<_> = desk.store.circle_members(&network)?.into_iter().collect();
     let shelf = Shelf::open(
         &desk.genesis,
         desk.catalogue.clone(),
         desk.records.entries()?,
+        circle.iter().copied().chain([context.me]),
     )?;
     let hardware = hardware::detect(desk.home.blobs().as_path());
-    let circle = desk.store.circle_members(&network)?.into_iter().collect();
     let cores = hardware.cores;
     let slots = context.pool.settings().slots;
     let publisher = Publisher::start(context.clone(), hardware)?;
@@ -201,6 +208,9 @@ pub(super) async fn life(
         resumable: Default::default(),
         peers: Default::default(),
         gossip: Default::default(),
+        unlisted: Default::default(),
+        topping_up: Default::default(),
+        joins: Default::default(),
         publisher,
         reports,
         tasks: TaskTracker::new(),

@@ -1,14 +1,19 @@
 //! What the mesh brings: peers that come and go, gossip, streams, and records sent to us alone.
 
-use substrate_mesh::entries::entries_frames;
-use substrate_mesh::{Judgement, MeshEvent, MeshStream, MessageToken, Offence, PeerView, Protocol};
-use substrate_node::Event;
-use substrate_record::{AnyRecord, NodeId};
+#[cfg(test)]
+mod tests;
 
+use substrate_mesh::entries::entries_frames;
+use substrate_mesh::{
+    Direction, Judgement, MeshEvent, MeshStream, MessageToken, Offence, PeerView, Protocol,
+};
+use substrate_node::Event;
+use substrate_record::{AnyRecord, ModelEntry, NodeId, Verified};
+
+use super::exchange;
 use super::life::{Life, MAX_OPEN_GOSSIP, Note, Peer};
 use super::session::io::JobIo;
 use super::session::provider;
-use super::{exchange, joining};
 
 impl Life {
     pub(super) async fn on_mesh(&mut self, event: MeshEvent) {
@@ -19,7 +24,11 @@ impl Life {
                 self.remember_peer(peer);
             }
             MeshEvent::PeerChanged(peer) => self.meet(&peer),
-            MeshEvent::PeerDown { node } => self.on_peer_down(node),
+            MeshEvent::PeerDown { node } => {
+                self.peers.remove(&node);
+                self.unlisted.take(&node);
+                self.handle(Event::PeerDown { node });
+            }
             MeshEvent::Record { from, token, bytes } => self.on_gossip(from, token, &bytes),
             MeshEvent::Inbound {
                 node,
@@ -42,6 +51,7 @@ impl Life {
                 session: peer.session,
                 skew_ms: peer.skew_ms,
                 build,
+                outbound: peer.direction == Direction::Outbound,
             },
         );
         let rtt_ms = u32::try_from(peer.rtt_ms).unwrap_or(u32::MAX);
@@ -50,24 +60,6 @@ impl Life {
             rtt_ms,
             session: peer.session,
         });
-    }
-
-    /// A peer that works for us is down only when it cannot be reached again: until then its answers wait for a resume.
-    fn on_peer_down(&mut self, node: NodeId) {
-        if !self.requesters.keys().any(|attempt| attempt.peer == node) {
-            return self.lose_peer(node);
-        }
-        let (context, notes) = (self.context.clone(), self.notes.clone());
-        self.tasks.spawn(async move {
-            if !context.reaches(node).await {
-                let _ = notes.send(Note::OutOfReach(node)).await;
-            }
-        });
-    }
-
-    pub(super) fn lose_peer(&mut self, node: NodeId) {
-        self.peers.remove(&node);
-        self.handle(Event::PeerDown { node });
     }
 
     fn on_gossip(&mut self, from: NodeId, token: MessageToken, bytes: &[u8]) {
@@ -83,25 +75,7 @@ impl Life {
                     direct: false,
                 });
             }
-            Ok(AnyRecord::ModelEntry(entry)) => {
-                // Device-signed entries go point to point only; here they are neither used nor passed on.
-                let vouched = self
-                    .context
-                    .desk
-                    .genesis
-                    .body()
-                    .registry_keys
-                    .contains(&entry.author());
-                let judgement = if vouched {
-                    Judgement::Accept
-                } else {
-                    Judgement::Ignore
-                };
-                self.say(token, judgement);
-                if vouched {
-                    self.on_direct(from, vec![AnyRecord::ModelEntry(entry)]);
-                }
-            }
+            Ok(AnyRecord::ModelEntry(entry)) => self.on_gossiped_entry(from, token, entry),
             Ok(_) => self.say(token, Judgement::Reject),
             Err(error) => {
                 tracing::debug!(%from, %error, "a gossiped record does not verify");
@@ -116,15 +90,64 @@ impl Life {
             .spawn(async move { mesh.judge(token, judgement).await });
     }
 
+    /// A registry entry by gossip: learned from any of the registry's keys, passed on once enough of them signed it.
+    ///
+    /// Device-signed entries go point to point only; here they are neither used nor passed on.
+    fn on_gossiped_entry(
+        &mut self,
+        from: NodeId,
+        token: MessageToken,
+        entry: Verified<ModelEntry>,
+    ) {
+        let (id, author) = (entry.id(), entry.author());
+        let keys = &self.context.desk.genesis.body().registry_keys;
+        if !keys.contains(&author) {
+            return self.say(token, Judgement::Ignore);
+        }
+        let known = self.shelf.entry(&id).is_some() && !self.shelf.is_news(&id);
+        self.on_direct(from, vec![AnyRecord::ModelEntry(entry)]);
+        // What was known before was told to the neighbours when it was news; what is still to be told goes out with this.
+        let judgement = if !known && self.shelf.is_commons(&id) {
+            Judgement::Accept
+        } else {
+            Judgement::Ignore
+        };
+        self.say(token, judgement);
+    }
+
+    /// Gossips entries that became the commons' since the last time, however they came here.
+    ///
+    /// What came by gossip itself has been passed on already, and is not sent twice.
+    pub(super) fn announce_entries(&mut self) {
+        for entry in self.shelf.take_news() {
+            let mesh = self.context.mesh.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = mesh.publish(entry.bytes().to_vec()).await {
+                    // Whoever connects later is sent the registry in full.
+                    tracing::debug!(entry = %entry.id(), %error, "an entry was not gossiped");
+                }
+            });
+        }
+    }
+
     /// Records sent to us alone: entries to know of, capabilities of our circle.
     pub(super) fn on_direct(&mut self, from: NodeId, records: Vec<AnyRecord>) {
         let mut new = Vec::new();
         for record in records {
             match record {
-                AnyRecord::ModelEntry(entry) => {
+                AnyRecord::ModelEntry(entry) if self.shelf.admits(&entry, &from) => {
                     if self.shelf.learn(entry.clone()) {
                         new.push(AnyRecord::ModelEntry(entry));
                     }
+                }
+                AnyRecord::ModelEntry(entry) if entry.author() == from => {
+                    // Worth nothing here unless the owner lists its author, which may yet happen.
+                    if self.peers.contains_key(&from) {
+                        self.unlisted.hold(from, entry);
+                    }
+                }
+                AnyRecord::ModelEntry(entry) => {
+                    tracing::debug!(%from, author = %entry.author(), "an entry nobody here asks for");
                 }
                 AnyRecord::Capability(record) => self.handle(Event::CapabilitySeen {
                     record,
@@ -136,6 +159,21 @@ impl Life {
                 }
             }
         }
+        self.keep_new(new);
+    }
+
+    /// The circle changed: whose own entries count from now on, those held back among them.
+    pub(super) fn keep_entries_of(&mut self, circle: &[NodeId]) {
+        let me = self.context.me;
+        self.shelf.keep(circle.iter().copied().chain([me]));
+        for node in circle {
+            let held = self.unlisted.take(node);
+            let held = held.into_iter().map(AnyRecord::ModelEntry).collect();
+            self.on_direct(*node, held);
+        }
+    }
+
+    fn keep_new(&mut self, new: Vec<AnyRecord>) {
         if new.is_empty() {
             return;
         }
@@ -174,23 +212,23 @@ impl Life {
                                 })
                                 .await,
                         ),
-                        Err(what) => drop(
-                            reports
-                                .send(super::session::Report::Offence {
-                                    node,
-                                    kind: Offence::BadRecord,
-                                    what,
-                                })
-                                .await,
-                        ),
+                        Err(exchange::Fault {
+                            offence: None,
+                            what,
+                        }) => {
+                            tracing::debug!(%node, what, "records did not arrive");
+                        }
+                        Err(exchange::Fault {
+                            offence: Some(kind),
+                            what,
+                        }) => {
+                            let offence = super::session::Report::Offence { node, kind, what };
+                            drop(reports.send(offence).await);
+                        }
                     }
                 });
             }
-            Protocol::Join => {
-                let (context, notes) = (self.context.clone(), self.notes.clone());
-                self.tasks
-                    .spawn(joining::welcome(context, node, stream, notes));
-            }
+            Protocol::Join => self.on_joiner(node, stream),
         }
     }
 

@@ -1,7 +1,7 @@
 //! One import: stage the bytes, have the entry signed, give it a name.
 //!
 //! Invariants: an entry is kept only if it says exactly what was found in the file, and was signed
-//! by the key the caller announced; an entry that is already known is adopted, not signed again.
+//! by the key the caller announced; an entry of the commons is adopted, not signed again.
 //! Absent by design: keys other than the device's. The caller signs on its own side.
 
 use std::{path::PathBuf, sync::Arc};
@@ -183,18 +183,22 @@ fn stage_pull(
     Ok((work, progress))
 }
 
-/// Adopts an entry that others signed; asks for a signature if only this device did, or nobody.
+/// Adopts an entry that the commons or the signer itself has; else asks the signer for a signature, over the words
+/// of the registry's other keys if some of them signed already.
 fn adopt_or_sign(
     desk: &Desk,
-    staged: Staged,
+    mut staged: Staged,
     name: ModelName,
     signer: NodeId,
 ) -> Result<Outcome, Status> {
-    let Some(known) = staged
-        .known
-        .clone()
-        .filter(|known| known.author() != desk.node())
-    else {
+    let known = desk
+        .importer
+        .known(&staged, &signer)
+        .map_err(import_failed)?;
+    if let Some(begun) = known.countersign {
+        staged.body = begun;
+    }
+    let Some(known) = known.adopt else {
         return Ok(Outcome::ToSign {
             staged: Box::new(staged),
             name,

@@ -41,6 +41,9 @@ pub enum RedeemError {
     /// Its time is over.
     #[error("the invite expired")]
     Expired,
+    /// This key showed too many wrong secrets lately.
+    #[error("too many attempts of this key")]
+    TooManyAttempts,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,6 +140,15 @@ pub fn pending(store: &Store, network: &NetworkId) -> Result<Vec<PendingInvite>,
             })
         })
         .collect())
+}
+
+/// Whether anybody may still come with an invite: one is out and not expired. A used one counts, as its own joiner
+/// may have to come again.
+pub fn is_open(store: &Store, network: &NetworkId, now_ms: u64) -> Result<bool, StoreError> {
+    let rows = store.read(|tx| {
+        keyed::below::<Row>(&tx.open_table(INVITES)?, network.as_bytes(), MAX_INVITES)
+    })?;
+    Ok(rows.iter().any(|(_, row)| row.expires_ms >= now_ms))
 }
 
 /// Takes an invite back; `false` if it was not there.

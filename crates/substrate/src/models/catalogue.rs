@@ -8,8 +8,10 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use substrate_ledger::registry::{Registry, Standing};
 use substrate_record::{
-    AnyRecord, ContentHash, FileRole, ModelEntry, NetworkId, Record, RecordId, Stream, Verified,
+    AnyRecord, ContentHash, FileRole, ModelEntry, NetworkId, NodeId, Record, RecordId, Stream,
+    Verified,
 };
 
 use super::names::{ModelName, NameError, distance};
@@ -282,7 +284,8 @@ impl Catalogue {
             if self.row(&held.name)?.is_some() {
                 continue;
             }
-            let entry = match known_entry(&self.records(), held.entry.body())? {
+            let known = known_entry(&self.records(), held.entry.body(), &device.node())?;
+            let entry = match known.adopt {
                 Some(entry) => entry,
                 None => sign_entry(
                     &self.records(),
@@ -362,28 +365,47 @@ pub fn similar_to(typed: &str, names: impl Iterator<Item = String>) -> Vec<Strin
     scored.into_iter().map(|(_, name)| name).collect()
 }
 
-/// An entry of the network with the same files and template: one the registry's keys signed, else the oldest.
+/// What is known of a model's files, as one signer may use it.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// To adopt: the commons' entry, else the signer's own. Another's is valid only where that one is listed.
+    pub adopt: Option<Verified<ModelEntry>>,
+    /// To sign word for word: other keys of the registry signed it, and not yet enough of them.
+    pub countersign: Option<ModelEntry>,
+}
+
+/// Entries of the network with the same files and template that count for a signer.
 pub(crate) fn known_entry(
     records: &Records,
     wanted: &ModelEntry,
-) -> Result<Option<Verified<ModelEntry>>, StoreError> {
+    signer: &NodeId,
+) -> Result<Known, StoreError> {
     let Some(digest) = wanted.files.first().map(|file| file.sha256) else {
-        return Ok(None);
+        return Ok(Known::default());
     };
-    let genesis = records.store().network(records.network())?;
-    let registry = genesis
-        .map(|genesis| genesis.body().registry_keys.clone())
-        .unwrap_or_default();
+    let Some(genesis) = records.store().network(records.network())? else {
+        return Ok(Known::default());
+    };
     let same = |entry: &Verified<ModelEntry>| {
         entry.body().files == wanted.files && entry.body().template_sha256 == wanted.template_sha256
     };
-    let mut known: Vec<_> = records
-        .entries_by_digest(&digest)?
-        .into_iter()
-        .filter(same)
-        .collect();
-    known.sort_by_key(|entry| (!registry.contains(&entry.author()), entry.id()));
-    Ok(known.into_iter().next())
+    let mut registry = Registry::new(&genesis);
+    registry.pin(*signer);
+    for entry in records.entries_by_digest(&digest)?.into_iter().filter(same) {
+        registry.insert(entry);
+    }
+    let approved =
+        |entry: &&Verified<ModelEntry>| registry.standing(&entry.id()) == Some(Standing::Commons);
+    let own = |entry: &&Verified<ModelEntry>| entry.author() == *signer;
+    let adopt = registry.iter().find(approved).or(registry.iter().find(own));
+    let started = registry
+        .iter()
+        .find(|entry| registry.is_key(&entry.author()));
+    let countersign = started.filter(|_| registry.is_key(signer) && adopt.is_none());
+    Ok(Known {
+        adopt: adopt.cloned(),
+        countersign: countersign.map(|entry| entry.body().clone()),
+    })
 }
 
 /// Signs an entry at the signer's next place in the registry stream, and stores it.
@@ -393,7 +415,7 @@ pub(crate) fn sign_entry(
     key: &substrate_record::SigningKey,
     now_ms: u64,
 ) -> Result<Verified<ModelEntry>, StoreError> {
-    let author = substrate_record::NodeId::from_bytes(key.verifying_key().to_bytes());
+    let author = NodeId::from_bytes(key.verifying_key().to_bytes());
     let signed = records.append(author, Stream::Registry, |place| {
         let mut record = Record::new(author, now_ms, body);
         record.place = Some(place);

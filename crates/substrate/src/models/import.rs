@@ -1,6 +1,6 @@
 //! From a file to a model: hash, inspect behind the wall, adopt or sign an entry, bind the name.
 //!
-//! Invariants: no entry without an inspection that succeeded; an entry that is known for these files
+//! Invariants: no entry without an inspection that succeeded; an entry of the commons for these files
 //! is adopted, so that the same bytes have one entry wherever they came from (PROTOCOL.md 7); a
 //! registry key is only ever used by the command its holder runs.
 //!
@@ -13,7 +13,7 @@ use substrate_record::{
     ContentHash, FileRole, ModelEntry, ModelFile, NodeId, SigningKey, Verified,
 };
 
-use super::catalogue::{Catalogue, Held, LocalFacts, known_entry, sign_entry};
+use super::catalogue::{Catalogue, Held, Known, LocalFacts, known_entry, sign_entry};
 use super::names::ModelName;
 use crate::blobs::{BlobError, Blobs, How};
 use crate::keys::{DeviceKey, RegistryKey};
@@ -134,8 +134,6 @@ pub struct Staged {
     pub facts: ModelFacts,
     /// The entry to sign, if none is known.
     pub body: ModelEntry,
-    /// The entry to adopt, if one is known.
-    pub known: Option<Verified<ModelEntry>>,
     /// How the bytes came in.
     pub how: How,
 }
@@ -244,6 +242,15 @@ impl Importer {
         })
     }
 
+    /// What is known here of the staged file, as this signer may use it.
+    pub fn known(&self, staged: &Staged, signer: &NodeId) -> Result<Known, ImportError> {
+        Ok(known_entry(
+            &self.catalogue.records(),
+            &staged.body,
+            signer,
+        )?)
+    }
+
     /// Adopts the known entry, or signs one, and binds the name.
     pub fn vouch(
         &self,
@@ -255,14 +262,12 @@ impl Importer {
         let how = staged.how;
         let mut body = staged.body.clone();
         body.name = cut(&name.to_string(), MAX_LICENCE);
-        // A holder of a registry key imports in order to sign; adopting a device's entry would not do.
-        let registry_wanted = matches!(signer, Signer::Registry(_));
-        let known = staged
-            .known
-            .clone()
-            .filter(|known| !registry_wanted || known.author() == signer.node());
-        let adopted = known.is_some();
-        let entry = match known {
+        let known = self.known(&staged, &signer.node())?;
+        if let Some(begun) = known.countersign {
+            body = begun;
+        }
+        let adopted = known.adopt.is_some();
+        let entry = match known.adopt {
             Some(known) => known,
             None => sign_entry(&self.catalogue.records(), body, signer.key(), now_ms)?,
         };
@@ -289,13 +294,11 @@ impl Importer {
             Err(unavailable) => return Err(ImportError::Inspect(unavailable)),
         };
         let body = entry_body(&facts, name, sources, *digest, size);
-        let known = known_entry(&self.catalogue.records(), &body)?;
         Ok(Staged {
             digest: *digest,
             size,
             facts,
             body,
-            known,
             how,
         })
     }

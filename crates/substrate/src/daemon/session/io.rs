@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use substrate_mesh::frame::{FrameReader, FrameWriter, ReadError, framed};
+use substrate_mesh::Offence;
+use substrate_mesh::frame::{FrameReader, FrameWriter, ReadError, SLOW_FRAME, framed};
 use substrate_mesh::job::JobFrame;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Frames read ahead of the session.
 const READ_AHEAD: usize = 8;
@@ -34,18 +35,33 @@ pub enum IoEnd {
     /// The other side closed it, or the connection broke.
     #[error("the stream closed")]
     Closed,
-    /// What came is no frame of the protocol.
-    #[error("{0}")]
-    Malformed(String),
+    /// What came is no frame of the protocol, or came too slowly.
+    #[error("{what}")]
+    Broken {
+        /// What it counts as.
+        offence: Offence,
+        /// In words for the log.
+        what: String,
+    },
     /// The other side does not read.
     #[error("the peer does not read")]
     Stuck,
+}
+
+/// What happened first on a stream that both reads and writes.
+pub enum Turn {
+    /// A frame came, or the stream ended.
+    Frame(Result<JobFrame, IoEnd>),
+    /// The queued frame has gone out.
+    Gone,
 }
 
 /// One end of a job stream.
 pub struct JobIo {
     frames: mpsc::Receiver<Result<JobFrame, IoEnd>>,
     writer: FrameWriter<WriteHalf<Box<dyn Stream>>, JobFrame>,
+    /// When a queued frame must have gone out.
+    leaves_by: Instant,
     reader: JoinHandle<()>,
 }
 
@@ -59,6 +75,7 @@ impl JobIo {
         Self {
             frames,
             writer,
+            leaves_by: Instant::now(),
             reader,
         }
     }
@@ -75,6 +92,36 @@ impl JobIo {
     /// How the stream ended.
     pub async fn next(&mut self) -> Result<JobFrame, IoEnd> {
         self.frames.recv().await.unwrap_or(Err(IoEnd::Closed))
+    }
+
+    /// Whatever comes first of the next frame and, while a queued frame is on its way, that frame's departure.
+    /// Safe to drop and call again.
+    pub async fn turn(&mut self, reading: bool) -> Turn {
+        let Self {
+            frames,
+            writer,
+            leaves_by,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            frame = frames.recv(), if reading => Turn::Frame(frame.unwrap_or(Err(IoEnd::Closed))),
+            gone = timeout_at(*leaves_by, writer.drain()), if writer.is_pending() => match gone {
+                Ok(Ok(())) => Turn::Gone,
+                Ok(Err(_)) => Turn::Frame(Err(IoEnd::Closed)),
+                Err(_) => Turn::Frame(Err(IoEnd::Stuck)),
+            },
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Takes one frame without waiting; [`Self::turn`] brings it on its way and tells when it has gone.
+    ///
+    /// # Errors
+    /// The frame is too long to be one.
+    pub fn queue(&mut self, frame: &JobFrame) -> Result<(), IoEnd> {
+        self.leaves_by = Instant::now() + SLOW_FRAME;
+        self.writer.queue(frame).map_err(|_| IoEnd::Closed)
     }
 
     /// Sends one frame.
@@ -105,7 +152,10 @@ async fn read_ahead<R: AsyncRead + Send + Unpin>(
             .next()
             .await
             .map_err(|error: ReadError| match error.offence() {
-                Some(_) => IoEnd::Malformed(error.to_string()),
+                Some(offence) => IoEnd::Broken {
+                    offence,
+                    what: error.to_string(),
+                },
                 None => IoEnd::Closed,
             });
         let ended = frame.is_err();

@@ -5,8 +5,13 @@
 //! Absent by design: text, ids and salts after the end of the attempt, here or anywhere on this machine.
 
 mod input;
+mod offer;
 mod receipts;
+#[cfg(test)]
+mod tests;
 mod working;
+
+pub use offer::{accept, refuse};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +20,10 @@ use substrate_mesh::Offence;
 use substrate_mesh::input::InputAssembler;
 use substrate_mesh::job::{JobFrame, RefusalCode};
 use substrate_node::{AttemptId, Event, Refusal, StopReason, Terms};
-use substrate_record::{Accept, Ack, JobManifest, ModelEntry, NodeId, ReceiptW, Signed, Verified};
+use substrate_record::{Accept, Ack, JobManifest, ModelEntry, NodeId, ReceiptW, Verified};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::io::{HEARTBEAT, IoEnd, JobIo};
 use super::tail::Tail;
@@ -26,96 +31,10 @@ use super::work::{self, Input, Running, Spent};
 use super::{ORDER_DEPTH, ProviderOrder, Report, refusal};
 use crate::daemon::context::{Context, draw};
 
-/// How long a stream may take to show its first frame.
-const OFFER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the requester may take to send its half of the receipt.
 const RECEIPT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Takes an inbound job stream: an offer begins a session, a resume is handed to the one it names.
-pub async fn accept(
-    context: Arc<Context>,
-    from: NodeId,
-    mut io: JobIo,
-    reports: mpsc::Sender<Report>,
-) {
-    let Ok(Ok(first)) = timeout(OFFER_DEADLINE, first_frame(&mut io)).await else {
-        return;
-    };
-    match first {
-        JobFrame::Offer { manifest } => match open_offer(&context, from, &manifest) {
-            Ok(manifest) => Session::run(context, from, manifest, io, reports).await,
-            Err(what) => {
-                refuse(&mut io, RefusalCode::BadManifest, what.clone()).await;
-                let kind = Offence::BadRecord;
-                let offence = Report::Offence {
-                    node: from,
-                    kind,
-                    what,
-                };
-                let _ = reports.send(offence).await;
-            }
-        },
-        JobFrame::Resume { manifest, n } => {
-            let _ = reports
-                .send(Report::Reattach {
-                    from,
-                    manifest,
-                    tokens: n,
-                    io,
-                })
-                .await;
-        }
-        other => {
-            let what = format!("a stream that begins with {}", other.name());
-            let kind = Offence::OutOfOrder;
-            let offence = Report::Offence {
-                node: from,
-                kind,
-                what,
-            };
-            let _ = reports.send(offence).await;
-        }
-    }
-}
-
-async fn first_frame(io: &mut JobIo) -> Result<JobFrame, IoEnd> {
-    loop {
-        match io.next().await? {
-            JobFrame::Heartbeat => {}
-            frame => return Ok(frame),
-        }
-    }
-}
-
-fn open_offer(
-    context: &Context,
-    from: NodeId,
-    bytes: &[u8],
-) -> Result<Verified<JobManifest>, String> {
-    let signed =
-        Signed::<JobManifest>::decode(bytes).map_err(|error| format!("its manifest: {error}"))?;
-    let manifest = signed
-        .verify(&context.network)
-        .map_err(|error| format!("its manifest: {error}"))?;
-    if manifest.author() != from {
-        return Err("a manifest of another author than the connection's".to_owned());
-    }
-    if manifest.body().provider != context.me {
-        return Err("a manifest for another provider".to_owned());
-    }
-    Ok(manifest)
-}
-
-/// Refuses a stream that has no session.
-pub async fn refuse(io: &mut JobIo, why: RefusalCode, detail: String) {
-    let _ = io
-        .send(&JobFrame::Refused {
-            why,
-            retry_after_ms: 0,
-            detail,
-        })
-        .await;
-}
+/// The node hears of a requester's signs of life this often at most: half a beat.
+const LIFE_TOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// Where an attempt stands here.
 enum Stage {
@@ -151,7 +70,16 @@ struct Session {
     tokens: u32,
     input: Option<InputCommitment>,
     spent: Spent,
+    /// The node had the work paused.
     paused: bool,
+    /// The worker was told to pause.
+    held_back: bool,
+    /// Prompt tokens the requester was told of.
+    prefilled: u32,
+    /// When the node was last told that the requester lives.
+    heard: Option<Instant>,
+    /// A half of the requester's is stored.
+    answered: bool,
     /// Words for the requester when the worker could not start.
     failure: Option<String>,
 }
@@ -218,6 +146,10 @@ impl Session {
             input: None,
             spent: Spent::begin(),
             paused: false,
+            held_back: false,
+            prefilled: 0,
+            heard: None,
+            answered: false,
             failure: None,
         };
         session.drive(&mut inbox).await;
@@ -235,6 +167,7 @@ impl Session {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let may_work = !self.paused && !self.tail.is_full() && self.io.is_some();
+            self.steer(may_work).await;
             let step = tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -248,6 +181,23 @@ impl Session {
             if matches!(step, Step::End) {
                 return;
             }
+        }
+    }
+
+    /// Stops the sampler while nobody takes its tokens, and lets it go on.
+    async fn steer(&mut self, may_work: bool) {
+        let Stage::Working(running) = &self.stage else {
+            return;
+        };
+        let told = match (may_work, self.held_back) {
+            (false, false) => running.sequence.pause().await,
+            (true, true) => running.sequence.resume().await,
+            _ => return,
+        };
+        self.held_back = !may_work;
+        if let Err(error) = told {
+            // Its next frame would say the same.
+            tracing::debug!(attempt = %self.attempt, %error, "the worker is gone");
         }
     }
 
@@ -298,8 +248,11 @@ impl Session {
 
     async fn on_frame(&mut self, frame: Result<JobFrame, IoEnd>) -> Step {
         let attempt = self.attempt;
+        if frame.is_ok() {
+            self.tell_life().await;
+        }
         match frame {
-            Ok(JobFrame::Heartbeat) => self.tell(Event::RequesterHeartbeat { attempt }).await,
+            Ok(JobFrame::Heartbeat) => {}
             Ok(JobFrame::Cancel) => self.tell(Event::RequesterCancelled { attempt }).await,
             Ok(JobFrame::InputHeader(header)) => return self.on_header(header).await,
             Ok(JobFrame::Input { chunk }) => return self.on_chunk(&chunk).await,
@@ -313,10 +266,23 @@ impl Session {
                     )
                     .await;
             }
-            Err(IoEnd::Malformed(why)) => return self.offend(Offence::MalformedFrame, why).await,
+            Err(IoEnd::Broken { offence, what }) => return self.offend(offence, what).await,
             Err(IoEnd::Closed | IoEnd::Stuck) => return self.lose().await,
         }
         Step::On
+    }
+
+    /// Any frame shows that the requester lives, a chunk of a long input as well as a heartbeat.
+    async fn tell_life(&mut self) {
+        let now = Instant::now();
+        if self
+            .heard
+            .is_none_or(|heard| now.duration_since(heard) >= LIFE_TOLD_EVERY)
+        {
+            self.heard = Some(now);
+            let attempt = self.attempt;
+            self.tell(Event::RequesterHeartbeat { attempt }).await;
+        }
     }
 
     async fn attach(&mut self, io: JobIo, tokens: u32) -> Step {

@@ -25,6 +25,7 @@ pub fn to_code(why: Refusal) -> RefusalCode {
         Refusal::BadInput => RefusalCode::BadInput,
         Refusal::WorkerFailed => RefusalCode::WorkerFailed,
         Refusal::Draining => RefusalCode::Draining,
+        Refusal::Unsupported => RefusalCode::Unsupported,
         _ => RefusalCode::Internal,
     }
 }
@@ -49,7 +50,7 @@ pub fn from_code(code: RefusalCode) -> Refusal {
         RefusalCode::BadInput => Refusal::BadInput,
         RefusalCode::WorkerFailed => Refusal::WorkerFailed,
         RefusalCode::Draining => Refusal::Draining,
-        RefusalCode::Unsupported => Refusal::BadInput,
+        RefusalCode::Unsupported => Refusal::Unsupported,
         RefusalCode::BadManifest | RefusalCode::NothingToResume | RefusalCode::Internal => {
             Refusal::WorkerFailed
         }
@@ -62,7 +63,11 @@ mod tests {
 
     #[test]
     fn what_blames_the_job_still_blames_it_after_the_wire() {
-        for why in [Refusal::ContextOverflow, Refusal::BadInput] {
+        for why in [
+            Refusal::ContextOverflow,
+            Refusal::BadInput,
+            Refusal::Unsupported,
+        ] {
             assert!(from_code(to_code(why)).blames_the_job());
         }
         for why in [

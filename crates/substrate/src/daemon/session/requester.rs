@@ -6,15 +6,17 @@
 
 mod arrivals;
 mod receipts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use substrate_mesh::Offence;
-use substrate_mesh::input::{InputHeader, input_frames};
+use substrate_mesh::input::{InputHeader, MAX_INPUT, input_frames};
 use substrate_mesh::job::JobFrame;
-use substrate_node::{AttemptId, CloseReason, Event, MoveReason};
+use substrate_node::{AttemptId, CloseReason, Event, MoveReason, Refusal};
 use substrate_record::{
     Accept, Ack, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptW, Scope, SessionNonce,
     Verified, commit, output_bytes,
@@ -23,7 +25,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::answer::{Answer, Salts, millis};
-use super::io::{HEARTBEAT, IoEnd, JobIo, WRITE_DEADLINE};
+use super::io::{HEARTBEAT, IoEnd, JobIo, Turn, WRITE_DEADLINE};
 use super::{Report, RequesterOrder, refusal};
 use crate::daemon::context::Context;
 use crate::door::{JobEvent, Route, TokenLogprob};
@@ -34,6 +36,8 @@ const ACK_TOKENS: u32 = 256;
 const ACK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the provider may take to store both halves before we stop waiting for `Stored`.
 const STORED_DEADLINE: Duration = Duration::from_secs(10);
+/// Prompt or resumed tokens between two `Prefilled`, PROTOCOL.md 4.
+const PREFILLED_EVERY: u32 = 2048;
 /// Fixed point of log-probabilities on the stream, PROTOCOL.md 1.
 const LOGPROB_ONE: f32 = 65536.0;
 
@@ -73,8 +77,15 @@ struct Session<D> {
     resumed: usize,
     accept: Option<Verified<Accept>>,
     acks: Vec<Verified<Ack>>,
+    /// Prompt tokens read there.
     prefilled: u32,
+    /// `Prefilled` frames that came after the whole prompt was read: resumed ids are read then.
+    read_on: u32,
     acked_at: Instant,
+    /// The input on its way, one frame at a time.
+    upload: Option<Upload>,
+    /// `Ready` came: the input is asked for once.
+    ready: bool,
     receipt: Option<Verified<ReceiptW>>,
     /// For the client, in order. Frames are read only while this is empty.
     pending: VecDeque<JobEvent>,
@@ -83,6 +94,9 @@ struct Session<D> {
     /// The text held back until the end has come.
     has_last_text: bool,
 }
+
+/// The frames of an input that were not queued yet.
+type Upload = Box<dyn Iterator<Item = JobFrame> + Send + Sync>;
 
 /// Whether the session goes on after something happened.
 enum Step {
@@ -100,9 +114,21 @@ pub async fn run<D: Dial + 'static>(
     mut orders: mpsc::Receiver<RequesterOrder>,
 ) {
     let attempt = offer.attempt;
-    let answer = answer.lock_owned().await;
+    let mut answer = answer.lock_owned().await;
     let salts = Salts::draw();
-    let manifest = sign_manifest(&context, &offer, &answer, &salts);
+    let manifest = match sign_manifest(&context, &offer, &answer, &salts) {
+        Ok(manifest) => manifest,
+        Err(detail) => {
+            tracing::warn!(%attempt, %detail, "no offer can be made");
+            answer.last_refusal = Some(detail);
+            drop(answer);
+            let why = Refusal::TooLarge;
+            let impossible = Event::OfferImpossible { attempt, why };
+            let _ = reports.send(Report::Event(impossible)).await;
+            let _ = reports.send(Report::RequesterClosed(attempt)).await;
+            return;
+        }
+    };
     let resumed = answer.ids.len();
     let mut session = Session {
         context,
@@ -116,7 +142,10 @@ pub async fn run<D: Dial + 'static>(
         accept: None,
         acks: Vec::new(),
         prefilled: 0,
+        read_on: 0,
         acked_at: Instant::now(),
+        upload: None,
+        ready: false,
         receipt: None,
         pending: VecDeque::new(),
         condemned: false,
@@ -134,9 +163,15 @@ fn sign_manifest(
     offer: &Offer,
     answer: &Answer,
     salts: &Salts,
-) -> Verified<JobManifest> {
+) -> Result<Verified<JobManifest>, String> {
     let resumed = u32::try_from(answer.ids.len()).unwrap_or(u32::MAX);
-    context.sign(JobManifest {
+    let bytes = answer.input.len() + output_bytes(&answer.ids).len();
+    if bytes > MAX_INPUT {
+        return Err(format!(
+            "the prompt and the answer so far are {bytes} bytes, and a job may have {MAX_INPUT}"
+        ));
+    }
+    let manifest = JobManifest {
         job: offer.attempt.job,
         attempt: offer.attempt.number,
         provider: offer.attempt.peer,
@@ -160,7 +195,8 @@ fn sign_manifest(
         },
         resume_tokens: resumed,
         resume_commitment: (resumed > 0).then(|| commit(&salts.resume, &output_bytes(&answer.ids))),
-    })
+    };
+    context.sign(manifest).map_err(|error| error.to_string())
 }
 
 impl<D: Dial> Session<D> {
@@ -194,6 +230,7 @@ impl<D: Dial> Session<D> {
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let reading = self.pending.is_empty() && !self.condemned;
             let step = tokio::select! {
                 biased;
                 order = orders.recv() => self.on_order(order, &mut io).await,
@@ -202,7 +239,10 @@ impl<D: Dial> Session<D> {
                     else { self.pending.clear(); }
                     Step::On
                 }
-                frame = next(&mut io), if self.pending.is_empty() && !self.condemned => self.on_frame(frame, &mut io).await,
+                turn = turn(&mut io, reading) => match turn {
+                    Turn::Frame(frame) => self.on_frame(frame, &mut io).await,
+                    Turn::Gone => self.upload_next(&mut io).await,
+                },
                 _ = beat.tick() => self.on_beat(&mut io).await,
             };
             if matches!(step, Step::End) {
@@ -236,6 +276,8 @@ impl<D: Dial> Session<D> {
             self.tell(Event::PeerHeartbeat { attempt }).await;
         }
         let lost = match io.as_mut() {
+            // The input's own frames show that we live; a beat would have to wait behind one.
+            Some(_) if self.upload.is_some() => false,
             Some(stream) => stream.send(&JobFrame::Heartbeat).await.is_err(),
             None => false,
         };
@@ -264,6 +306,11 @@ impl<D: Dial> Session<D> {
                 })
                 .await;
             }
+            Ok(JobFrame::Refused { .. }) if self.accept.is_some() => {
+                return self
+                    .misbehaved(Offence::OutOfOrder, "a refusal after its Accept")
+                    .await;
+            }
             Ok(JobFrame::Refused {
                 why,
                 retry_after_ms,
@@ -280,17 +327,15 @@ impl<D: Dial> Session<D> {
                 .await;
                 return Step::End;
             }
-            Ok(JobFrame::Ready) => {
+            Ok(JobFrame::Ready) if !self.ready => {
+                self.ready = true;
                 self.answer.timings.route = self.answer.offered.map_or(0, millis);
                 self.tell(Event::PeerReady { attempt }).await;
-                return self.send_input(io).await;
+                self.begin_upload();
+                return self.upload_next(io).await;
             }
             Ok(JobFrame::Started { accept }) => return self.on_started(&accept, io).await,
-            Ok(JobFrame::Prefilled { n }) => {
-                self.prefilled = n;
-                self.tell_progress().await;
-                return self.ack(io).await;
-            }
+            Ok(JobFrame::Prefilled { n }) => return self.on_prefilled(n, io).await,
             Ok(JobFrame::Token {
                 ids,
                 bytes,
@@ -305,15 +350,13 @@ impl<D: Dial> Session<D> {
                     )
                     .await;
             }
-            Err(IoEnd::Malformed(why)) => {
-                return self.misbehaved(Offence::MalformedFrame, &why).await;
-            }
+            Err(IoEnd::Broken { offence, what }) => return self.misbehaved(offence, &what).await,
             Err(IoEnd::Closed | IoEnd::Stuck) => return self.lose(io).await,
         }
         Step::On
     }
 
-    async fn send_input(&mut self, io: &mut Option<JobIo>) -> Step {
+    fn begin_upload(&mut self) {
         let header = InputHeader {
             seed_salt: self.salts.seed,
             input_salt: self.salts.input,
@@ -323,16 +366,25 @@ impl<D: Dial> Session<D> {
             input_len: u32::try_from(self.answer.input.len()).unwrap_or(u32::MAX),
             resume_len: self.resumed_tokens(),
         };
-        let Some(stream) = io.as_mut() else {
+        let chunks = input_frames(&self.answer.input, &self.answer.ids);
+        self.upload = Some(Box::new(
+            std::iter::once(JobFrame::InputHeader(header)).chain(chunks),
+        ));
+    }
+
+    /// Queues the next frame of the input; the loop goes on with everything else until it has gone out.
+    async fn upload_next(&mut self, io: &mut Option<JobIo>) -> Step {
+        let (Some(stream), Some(frames)) = (io.as_mut(), self.upload.as_mut()) else {
             return Step::On;
         };
-        let chunks = input_frames(&self.answer.input, &self.answer.ids);
-        for frame in std::iter::once(JobFrame::InputHeader(header)).chain(chunks) {
-            if stream.send(&frame).await.is_err() {
-                return self.lose(io).await;
+        match frames.next().map(|frame| stream.queue(&frame)) {
+            Some(Ok(())) => Step::On,
+            Some(Err(_)) => self.lose(io).await,
+            None => {
+                self.upload = None;
+                Step::On
             }
         }
-        Step::On
     }
 
     async fn resume(&mut self, io: &mut Option<JobIo>) -> Step {
@@ -359,11 +411,13 @@ impl<D: Dial> Session<D> {
         Step::On
     }
 
-    /// The stream is gone; the node decides whether to resume or to move on, by whether there is still a way, or again.
+    /// The stream is gone; the node decides whether to resume or to move on.
     async fn lose(&mut self, io: &mut Option<JobIo>) -> Step {
         *io = None;
+        self.upload = None;
         let attempt = self.offer.attempt;
-        let connected = self.context.reaches(attempt.peer).await;
+        let connected =
+            attempt.peer == self.context.me || self.context.is_connected(attempt.peer).await;
         self.tell(Event::StreamLost { attempt, connected }).await;
         Step::On
     }
@@ -385,7 +439,7 @@ impl<D: Dial> Session<D> {
     async fn tell_progress(&self) {
         let event = Event::PeerProgress {
             attempt: self.offer.attempt,
-            prefilled: self.prefilled,
+            prefilled: self.prefilled.saturating_add(self.read_on),
             tokens: self.own_tokens(),
         };
         self.tell(event).await;
@@ -410,9 +464,9 @@ impl<D: Dial> Session<D> {
 }
 
 /// Waits for nothing while there is no stream: orders and beats go on.
-async fn next(io: &mut Option<JobIo>) -> Result<JobFrame, IoEnd> {
+async fn turn(io: &mut Option<JobIo>, reading: bool) -> Turn {
     match io {
-        Some(stream) => stream.next().await,
+        Some(stream) => stream.turn(reading).await,
         None => std::future::pending().await,
     }
 }

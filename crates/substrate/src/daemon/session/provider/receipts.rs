@@ -5,11 +5,12 @@
 use substrate_mesh::Offence;
 use substrate_mesh::job::JobFrame;
 use substrate_record::{
-    Ack, AnyRecord, Finish, ReceiptR, ReceiptW, RecordId, Signed, Timings, Verified,
+    Ack, AnyRecord, Commitment, Finish, ReceiptR, ReceiptW, Signed, Timings, Verified,
 };
 use tokio::time::Instant;
 
 use super::{RECEIPT_DEADLINE, Session, Stage, Step};
+use crate::daemon::session::checks::{self, Sent};
 use crate::daemon::session::closing::{self, Closing};
 use crate::daemon::session::work;
 
@@ -69,40 +70,34 @@ impl Session {
     }
 
     pub(super) async fn on_receipt(&mut self, bytes: &[u8]) -> Step {
-        let Stage::Settling(receipt, _) = &self.stage else {
-            // A partial half of a requester that closed first: worth keeping, and the end.
-            self.keep(bytes, None).await;
-            return Step::On;
+        let settling = match &self.stage {
+            Stage::Settling(receipt, _) => Some(Verified::clone(receipt)),
+            _ => None,
         };
-        let id = receipt.id();
-        if self.keep(bytes, Some(id)).await {
+        let stored = self.keep(bytes, settling.as_ref()).await;
+        if settling.is_none() {
+            // A partial half of a requester that closed first: worth keeping, and the end will come.
+            return Step::On;
+        }
+        if stored {
             self.send(JobFrame::Stored).await;
         }
         Step::End
     }
 
-    /// Stores the requester's half if it is one of this attempt.
-    pub(super) async fn keep(&mut self, bytes: &[u8], receipt: Option<RecordId>) -> bool {
-        let half = match Signed::<ReceiptR>::decode(bytes)
-            .map_err(|e| e.to_string())
-            .and_then(|signed| {
-                signed
-                    .verify(&self.context.network)
-                    .map_err(|e| e.to_string())
-            }) {
+    /// Stores the requester's half if it answers ours, or our Accept. There is one of an attempt.
+    async fn keep(&mut self, bytes: &[u8], receipt: Option<&Verified<ReceiptW>>) -> bool {
+        let half = match self.open_half(bytes, receipt) {
             Ok(half) => half,
-            Err(why) => {
-                self.report_offence(Offence::BadRecord, format!("its receipt: {why}"))
-                    .await;
+            Err(what) => {
+                let what = format!("its receipt: {what}");
+                self.report_offence(Offence::BadRecord, what).await;
                 return false;
             }
         };
-        if half.author() != self.attempt.peer || half.body().manifest != self.manifest.id() {
-            self.report_offence(
-                Offence::BadRecord,
-                "a receipt for something else".to_owned(),
-            )
-            .await;
+        if std::mem::replace(&mut self.answered, true) {
+            self.report_offence(Offence::OutOfOrder, "a second receipt".to_owned())
+                .await;
             return false;
         }
         let mut records = vec![AnyRecord::JobManifest(self.manifest.clone())];
@@ -122,47 +117,63 @@ impl Session {
         }
     }
 
+    fn open_half(
+        &self,
+        bytes: &[u8],
+        receipt: Option<&Verified<ReceiptW>>,
+    ) -> Result<Verified<ReceiptR>, String> {
+        let signed = Signed::<ReceiptR>::decode(bytes).map_err(|error| error.to_string())?;
+        let half = signed
+            .verify(&self.context.network)
+            .map_err(|error| error.to_string())?;
+        let accept = self.accept.as_ref().ok_or("nothing was accepted")?;
+        checks::requester_half(&self.manifest, accept, receipt, &half, self.own_tokens())
+            .map_err(|fault| fault.to_string())?;
+        Ok(half)
+    }
+
     pub(super) async fn on_ack(&mut self, bytes: &[u8]) -> Step {
-        let Some(accept) = &self.accept else {
-            return self
-                .offend(Offence::OutOfOrder, "an Ack before the Accept".to_owned())
-                .await;
-        };
-        let ack = match Signed::<Ack>::decode(bytes)
-            .map_err(|e| e.to_string())
-            .and_then(|signed| {
-                signed
-                    .verify(&self.context.network)
-                    .map_err(|e| e.to_string())
-            }) {
+        let ack = match self.open_ack(bytes) {
             Ok(ack) => ack,
-            Err(why) => {
-                return self
-                    .offend(Offence::BadRecord, format!("its Ack: {why}"))
-                    .await;
-            }
+            Err((kind, what)) => return self.offend(kind, format!("its Ack: {what}")).await,
         };
-        let body = ack.body();
-        if ack.author() != self.attempt.peer
-            || body.manifest != self.manifest.id()
-            || body.accept != accept.id()
-        {
-            return self
-                .offend(Offence::BadRecord, "an Ack for something else".to_owned())
-                .await;
+        self.tail.acked(ack.body().tokens);
+        if !matches!(self.stage, Stage::Settling(..)) {
+            self.acks.push(ack);
+            closing::thin(&mut self.acks);
         }
-        if body.tokens > self.own_tokens() {
-            return self
-                .offend(
-                    Offence::BadRecord,
-                    "an Ack for tokens that were not sent".to_owned(),
-                )
-                .await;
-        }
-        self.tail.acked(body.tokens);
-        self.acks.push(ack);
-        closing::thin(&mut self.acks);
         Step::On
+    }
+
+    fn open_ack(&self, bytes: &[u8]) -> Result<Verified<Ack>, (Offence, String)> {
+        let bad = |what: &dyn std::fmt::Display| (Offence::BadRecord, what.to_string());
+        let signed = Signed::<Ack>::decode(bytes).map_err(|error| bad(&error))?;
+        let ack = signed
+            .verify(&self.context.network)
+            .map_err(|error| bad(&error))?;
+        let Some(accept) = &self.accept else {
+            return Err((Offence::OutOfOrder, "nothing was accepted".to_owned()));
+        };
+        let sent = Sent {
+            tokens: self.own_tokens(),
+            prefilled: self.prefilled,
+            output: &|tokens| self.committed(tokens, ack.body()),
+        };
+        checks::ack(&self.manifest, accept, self.acks.last(), &ack, &sent)
+            .map_err(|fault| bad(&fault))?;
+        Ok(ack)
+    }
+
+    /// Commitment to resumed and that many own ids. An Ack that crossed the end is believed: our half is signed, its
+    /// ids are gone, and it is not kept.
+    fn committed(&self, tokens: u32, claimed: &Ack) -> Option<Commitment> {
+        if matches!(self.stage, Stage::Settling(..)) {
+            return Some(claimed.output_commitment);
+        }
+        let input = self.input.as_ref()?;
+        let own = self.ids.get(..tokens as usize)?;
+        let all = [input.resumed.as_slice(), own].concat();
+        Some(work::commit_output(&input.output_salt, &all))
     }
 
     /// After the end, the ids that were not acknowledged stay only for a resume, which ends with this session.

@@ -36,34 +36,43 @@ impl Session {
     }
 
     pub(super) async fn accept_and_begin(&mut self, running: Running) -> Step {
-        if self.io.is_none() {
+        // Whatever comes of it, the task that prepared it is done.
+        self.stage = Stage::Offered;
+        let Some(io) = self.io.as_mut() else {
             // PROTOCOL.md 5: a stream that closed before the Accept must not start.
             return Step::End;
-        }
+        };
         let n_in = running.n_in;
         let settings = self.context.pool.settings();
         let accept = self.context.sign(Accept {
             manifest: self.manifest.id(),
-            engine_class: self.manifest.body().engine_class.clone(),
+            engine_class: settings.engine_class.clone(),
             worker_sha256: settings.sha256,
             wall: self.context.pool.wall(),
             n_in,
         });
+        let accept = match accept {
+            Ok(accept) => accept,
+            Err(error) => return self.fail(WorkFailure::Crashed, error.to_string()).await,
+        };
         let frame = JobFrame::Started {
             accept: accept.bytes().to_vec(),
         };
+        if io.send(&frame).await.is_err() {
+            return self.lose().await;
+        }
         self.accept = Some(accept);
         self.spent.started();
-        if let Err(error) = running.sequence.begin().await {
-            return self.fail(WorkFailure::Crashed, error.to_string()).await;
-        }
-        self.stage = Stage::Working(Box::new(running));
         self.tell(Event::WorkStarted {
             attempt: self.attempt,
             n_in,
         })
         .await;
-        self.send(frame).await
+        if let Err(error) = running.sequence.begin().await {
+            return self.fail(WorkFailure::Crashed, error.to_string()).await;
+        }
+        self.stage = Stage::Working(Box::new(running));
+        Step::On
     }
 
     pub(super) async fn on_worker_frame(&mut self, frame: FromWorker) -> Step {
@@ -79,6 +88,10 @@ impl Session {
                     tokens: 0,
                 })
                 .await;
+                // The worker counts resumed ids too; the requester is told of its prompt.
+                let prompt = self.accept.as_ref().map_or(0, |accept| accept.body().n_in);
+                self.prefilled = n.min(prompt).max(self.prefilled);
+                let n = self.prefilled;
                 self.send(JobFrame::Prefilled { n }).await
             }
             FromWorker::Tokens {

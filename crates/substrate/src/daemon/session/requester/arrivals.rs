@@ -5,10 +5,11 @@
 use substrate_mesh::Offence;
 use substrate_mesh::token::TokenLogprob;
 use substrate_node::Event;
-use substrate_record::{Accept, ReceiptW, Signed, Verified};
+use substrate_record::{Accept, ReceiptW, Signed};
 
-use super::{ACK_TOKENS, Dial, Session, Step, for_client};
+use super::{ACK_TOKENS, Dial, PREFILLED_EVERY, Session, Step, for_client};
 use crate::daemon::session::answer::millis;
+use crate::daemon::session::checks::{self, Fault, Received};
 use crate::daemon::session::closing;
 use crate::daemon::session::io::JobIo;
 use crate::door::{JobEvent, Started, TextPiece};
@@ -44,6 +45,12 @@ impl<D: Dial> Session<D> {
                 .misbehaved(Offence::BadRecord, "its wall is weaker than demanded")
                 .await;
         }
+        let asked = &self.manifest.body().engine_class;
+        if !asked.is_empty() && *asked != body.engine_class {
+            return self
+                .misbehaved(Offence::BadRecord, "its engine is not the one asked for")
+                .await;
+        }
         let n_in = body.n_in;
         self.answer.n_in = n_in;
         self.answer.timings.queue = self
@@ -59,6 +66,21 @@ impl<D: Dial> Session<D> {
             n_in,
             attempt: attempt.number,
         }));
+        self.ack(io).await
+    }
+
+    /// The count grows up to the prompt's length; resumed ids, which are read after it, only repeat that.
+    pub(super) async fn on_prefilled(&mut self, n: u32, io: &mut Option<JobIo>) -> Step {
+        if let Err(fault) = checks::prefilled(self.accept.as_ref(), self.prefilled, n) {
+            return self
+                .misbehaved(Offence::OutOfOrder, &fault.to_string())
+                .await;
+        }
+        if n == self.prefilled && self.read_on <= self.resumed_tokens() / PREFILLED_EVERY {
+            self.read_on += 1;
+        }
+        self.prefilled = n;
+        self.tell_progress().await;
         self.ack(io).await
     }
 
@@ -116,8 +138,20 @@ impl<D: Dial> Session<D> {
                     .await;
             }
         };
-        if let Err(why) = self.check_receipt(&receipt) {
-            return self.misbehaved(Offence::BadRecord, why).await;
+        let received = Received {
+            tokens: self.own_tokens(),
+            output: self.salts.commit_output(&self.answer.ids),
+            weights: closing::weights(&self.offer.entry),
+        };
+        let accept = self.accept.as_ref();
+        if let Err(fault) = checks::worker_half(&self.manifest, accept, &receipt, &received) {
+            if matches!(fault, Fault::False(_)) {
+                // Its author's own word, kept and rejected when the attempt is closed.
+                self.receipt = Some(receipt);
+            }
+            return self
+                .misbehaved(Offence::BadRecord, &fault.to_string())
+                .await;
         }
         let finish = receipt.body().finish;
         self.receipt = Some(receipt);
@@ -128,31 +162,5 @@ impl<D: Dial> Session<D> {
         })
         .await;
         Step::On
-    }
-
-    pub(super) fn check_receipt(&self, receipt: &Verified<ReceiptW>) -> Result<(), &'static str> {
-        let body = receipt.body();
-        let Some(accept) = &self.accept else {
-            return Err("a receipt before its Accept");
-        };
-        if receipt.author() != self.offer.attempt.peer
-            || body.manifest != self.manifest.id()
-            || body.accept != accept.id()
-        {
-            return Err("its receipt is for something else");
-        }
-        if body.input_commitment != self.manifest.body().input_commitment {
-            return Err("its receipt names another input");
-        }
-        if body.n_out != self.own_tokens() || body.n_in != accept.body().n_in {
-            return Err("its receipt counts other tokens than came");
-        }
-        if body.output_commitment != self.salts.commit_output(&self.answer.ids) {
-            return Err("its receipt commits to another output");
-        }
-        if Some(body.model_sha256) != closing::weights(&self.offer.entry) {
-            return Err("its receipt names other weights");
-        }
-        Ok(())
     }
 }

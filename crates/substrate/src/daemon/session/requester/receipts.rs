@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use substrate_mesh::Offence;
 use substrate_mesh::job::JobFrame;
 use substrate_node::{CloseReason, Event};
 use substrate_record::{Ack, Finish, Half, ReceiptR, ReceiptVerdict, ReceiptW, Verified};
@@ -120,13 +121,15 @@ impl<D: Dial> Session<D> {
         if why != CloseReason::Cancelled {
             self.flush().await;
         }
-        let (half, verdict) = match (&self.receipt, &self.accept) {
-            (Some(receipt), _) => (Half::ReceiptW(receipt.id()), ReceiptVerdict::Partial),
-            (None, Some(accept)) if why == CloseReason::Misbehaved => {
-                (Half::Accept(accept.id()), ReceiptVerdict::Reject)
-            }
-            (None, Some(accept)) => (Half::Accept(accept.id()), ReceiptVerdict::Partial),
+        let half = match (&self.receipt, &self.accept) {
+            (Some(receipt), _) => Half::ReceiptW(receipt.id()),
+            (None, Some(accept)) => Half::Accept(accept.id()),
             (None, None) => return,
+        };
+        let verdict = if why == CloseReason::Misbehaved {
+            ReceiptVerdict::Reject
+        } else {
+            ReceiptVerdict::Partial
         };
         let body = self.verdict(half, verdict, closing::words(why).to_owned());
         let stored = self
@@ -181,6 +184,14 @@ impl<D: Dial> Session<D> {
             tokens: self.own_tokens(),
             output_commitment: self.salts.commit_output(&self.answer.ids),
         });
+        let ack = match ack {
+            Ok(ack) => ack,
+            Err(error) => {
+                return self
+                    .misbehaved(Offence::BadRecord, &format!("its counts: {error}"))
+                    .await;
+            }
+        };
         let frame = JobFrame::Ack {
             bytes: ack.bytes().to_vec(),
         };
