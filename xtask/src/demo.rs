@@ -14,7 +14,6 @@ use xtask::trio::{Holders, MODEL, Trio};
 use xtask::{model, packages, sh, stage};
 
 use crate::check::publish_model;
-use crate::near_tie;
 
 const QUESTION: &str = "Explain in three short sentences why the sky is blue.";
 const STORY: &str = "Write a long story about a lighthouse keeper who finds a message in a bottle.";
@@ -94,7 +93,7 @@ pub fn run_with(bin: &Path, model: &Path) -> Result<()> {
     )?;
     part(
         "the same question twice: unbroken, then with the answering node killed (kill -9) in the middle",
-        || broken_answer(&mut trio, model),
+        || broken_answer(&mut trio),
     )?;
     println!(
         "\nThe node that answers can read the prompt. Both halves of every receipt are kept on both sides."
@@ -127,7 +126,7 @@ fn first_answer(trio: &Trio) -> Result<Told> {
     Ok(told)
 }
 
-fn broken_answer(trio: &mut Trio, model: &Path) -> Result<()> {
+fn broken_answer(trio: &mut Trio) -> Result<()> {
     let unbroken = ask(&trio.a, STORY, STORY_TOKENS, |_, _| Ok(()))?;
     let broken = with_a_kill(trio)?;
     println!(
@@ -144,7 +143,7 @@ fn broken_answer(trio: &mut Trio, model: &Path) -> Result<()> {
         &broken.node[..8]
     );
     println!("{}", indent(&broken.text));
-    compare(&unbroken, &broken, model)?;
+    compare(&unbroken, &broken)?;
     verify_both(trio, &broken.node, &broken.job)
 }
 
@@ -190,6 +189,8 @@ fn ask(
         "circle",
         "--temperature",
         "0",
+        "--seed",
+        "1",
         "--max-tokens",
         tokens,
     ];
@@ -311,9 +312,9 @@ fn flipped_byte_fails(node: &Node, job: &str) -> Result<()> {
     }
 }
 
-/// Two greedy answers to one question. They may part only where the model's best two tokens are a near-tie
-/// (PROTOCOL.md 3), before the seam as after it; whether they are is for the engine to say.
-fn compare(unbroken: &Told, broken: &Told, model: &Path) -> Result<()> {
+/// Two greedy answers to one question, each read whole (a seed sees to that). They are one up to the seam; after it they
+/// may part where the model's best two tokens are nearly tied (PROTOCOL.md 3), which `prove failover` judges.
+fn compare(unbroken: &Told, broken: &Told) -> Result<()> {
     if unbroken.text == broken.text {
         println!("   the two answers are equal, character for character");
         return Ok(());
@@ -321,19 +322,13 @@ fn compare(unbroken: &Told, broken: &Told, model: &Path) -> Result<()> {
     let same = shared(&unbroken.text, &broken.text);
     let seam = broken.moved.map_or(0, |seam| seam.characters);
     if same < seam {
-        println!(
-            "   the two answers part after {same} characters, {} before the seam:",
-            seam - same
-        );
-    } else {
-        println!(
-            "   the two answers are equal up to the seam and {} characters on; prefill and decode round differently:",
-            same - seam
-        );
+        bail!("the two answers part after {same} characters, before the seam at {seam}");
     }
-    let pair = (STORY.to_owned(), unbroken.text.clone(), broken.text.clone());
-    near_tie::judge_seams(model, &[pair])
-        .context("the broken answer differs from the unbroken one, and no near-tie explains it")
+    println!(
+        "   the two answers are equal up to the seam and {} characters on; prefill and decode round differently",
+        same - seam
+    );
+    Ok(())
 }
 
 /// Characters that two texts have in common from their start.

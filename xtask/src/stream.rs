@@ -170,6 +170,8 @@ impl Chat {
             "messages": [{ "role": "user", "content": self.prompt }],
             "max_tokens": self.max_tokens,
             "temperature": 0,
+            // Read whole every time: what is compared must not depend on what was asked before.
+            "seed": 1,
             "stream": true,
             "stream_options": { "include_usage": true },
         });

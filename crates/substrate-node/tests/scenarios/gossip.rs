@@ -164,6 +164,7 @@ fn more_models_than_a_record_holds_are_not_all_named() {
         own,
         session: SessionNonce::from_bytes([1; 16]),
         slots: 1,
+        own_list: 1,
         walls: vec![WallTier::Basic],
         isolated: false,
     };
@@ -187,6 +188,7 @@ fn more_models_than_a_record_holds_are_not_all_named() {
     let terms = LendingTerms {
         widest: Scope::Commons,
         slots: 1,
+        only_nodes: Vec::new(),
         refused_nodes: Vec::new(),
         refused_entries: Vec::new(),
         refused_kinds: Vec::new(),

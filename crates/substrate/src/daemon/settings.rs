@@ -155,7 +155,13 @@ mod tests {
     /// What is lent by these settings on a machine of one core.
     fn lent(text: &str) -> Lending {
         let config = Config::parse(text, Path::new("config.toml")).unwrap();
-        Settings::new(config, Vec::new(), 1).lending()
+        Settings::new(config, Vec::new(), 1, 8).lending()
+    }
+
+    #[test]
+    fn the_owner_keeps_a_quarter_of_the_slots() {
+        let slots = [1, 2, 3, 8, 16].map(super::lent);
+        assert_eq!(slots, [1, 1, 2, 6, 12]);
     }
 
     #[test]

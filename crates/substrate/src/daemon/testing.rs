@@ -44,7 +44,7 @@ impl Machine {
             home,
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             peers: Vec::new(),
-            api: None,
+            api: Vec::new(),
         };
         Self {
             _folder: folder,
@@ -102,6 +102,8 @@ fn no_worker() -> WorkerSettings {
         engine_class: ENGINE.to_owned(),
         cores: 1,
         threads: 1,
+        fixed_threads: None,
+        slots: 1,
         context: None,
         memory_limit: 1 << 30,
         keep_alive: None,

@@ -348,7 +348,7 @@ fn summary(attempts: u32) -> Summary {
 }
 
 fn models(scope: Scope) -> Vec<ModelView> {
-    let model = |name: &str, own, nodes| ModelView {
+    let model = |name: &str, own: bool, nodes| ModelView {
         name: name.into(),
         entry: RecordId::from_bytes([0xe1; 32]),
         digest: ContentHash::from_bytes([0xb1; 32]),

@@ -116,9 +116,12 @@ impl Stage {
     }
 }
 
+/// What is asked for beyond what is served, and how a manifest asks for it.
+type Beyond = (&'static str, fn(&mut JobManifest));
+
 #[tokio::test]
 async fn what_is_not_served_is_refused_before_any_input_is_read() {
-    let asked: [(&str, fn(&mut JobManifest)); 4] = [
+    let asked: [Beyond; 4] = [
         ("a kind", |body| body.kind = JobKind::Embed),
         ("choices", |body| body.sampler.n = 2),
         ("an adapter", |body| {

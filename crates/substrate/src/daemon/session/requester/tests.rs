@@ -70,6 +70,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         manifests: VecDeque::new(),
         n_in: 0,
         last_refusal: None,
+        fed: None,
         since: Instant::now(),
         offered: None,
         timings: Spent::default(),
