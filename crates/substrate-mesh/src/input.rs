@@ -8,7 +8,7 @@ use std::fmt;
 
 use substrate_record::Salt;
 
-use crate::cbor::{Body, Fields, FrameError};
+use crate::cbor::{Body, Fields, FrameError, fixed};
 use crate::job::JobFrame;
 
 /// Most bytes of one input, resume ids included (PROTOCOL.md 4).
@@ -41,7 +41,12 @@ pub struct InputHeader {
     pub input_len: u32,
     /// Token ids that follow the input, 4 bytes each.
     pub resume_len: u32,
+    /// Which of the requester's own prefixes the provider may use of its cache; none if the prompt is to be read whole.
+    pub partition: Option<Partition>,
 }
+
+/// A name of the requester's for one of its clients, which nobody else can link to that client.
+pub type Partition = [u8; 16];
 
 /// Why an input is not acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +160,7 @@ impl InputHeader {
             .with(5, self.seed.clone())
             .with(6, self.input_len)
             .with(7, self.resume_len)
+            .with_some(8, self.partition.map(|partition| partition.to_vec()))
     }
 
     pub(crate) fn from_body(body: &mut Fields) -> Result<Self, FrameError> {
@@ -166,6 +172,7 @@ impl InputHeader {
             seed: body.bytes(5, 32)?,
             input_len: body.u32(6)?,
             resume_len: body.u32(7)?,
+            partition: body.optional(8).map(|value| fixed(value, 8)).transpose()?,
         };
         if header.seed.len() != 8 && header.seed.len() != 32 {
             return Err(FrameError::Field { label: 5 });
@@ -213,6 +220,7 @@ mod tests {
             seed: vec![0; 8],
             input_len,
             resume_len,
+            partition: None,
         }
     }
 

@@ -65,10 +65,21 @@ fn header() -> impl Strategy<Value = JobFrame> {
         seed,
         1..4_000_000u32,
         0..1_000_000u32,
+        proptest::option::of(any::<[u8; 16]>()),
     )
         .prop_map(
-            |(seed_salt, input_salt, resume_salt, output_salt, seed, input_len, resume_len)| {
+            |(
+                seed_salt,
+                input_salt,
+                resume_salt,
+                output_salt,
+                seed,
+                input_len,
+                resume_len,
+                partition,
+            )| {
                 JobFrame::InputHeader(InputHeader {
+                    partition,
                     seed_salt,
                     input_salt,
                     resume_salt,

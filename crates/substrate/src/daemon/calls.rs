@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use substrate_node::{Event, JobPhase, Want, WorkPhase};
-use substrate_record::{ContentHash, JobId, JobKind, Scope, WallTier};
+use substrate_record::{ContentHash, JobId, JobKind, WallTier};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
@@ -61,7 +61,8 @@ impl Life {
     }
 
     fn submit(&mut self, ask: Ask) -> Result<JobStream, AskError> {
-        let scope = ask.scope.unwrap_or(Scope::Circle);
+        let default = self.settings.config().api.default_scope;
+        let scope = ask.scope.unwrap_or_else(|| default.into());
         let entries = self.shelf.named(&ask.model);
         if entries.is_empty() || !self.is_held(&entries, scope, ask.placement) {
             return Err(self.unknown(&ask.model, scope, &entries));

@@ -4,18 +4,25 @@
 //! token is appended twice and an attempt never starts before the last one has signed what it received.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
+use substrate_mesh::input::Partition;
 use substrate_record::{
-    Commitment, JobManifest, RecordId, Salt, Sampler, Verified, WallTier, commit, output_bytes,
+    Commitment, JobManifest, NodeId, RecordId, Salt, Sampler, Verified, WallTier, commit,
+    output_bytes,
 };
 use tokio::sync::mpsc;
 
 use crate::daemon::context::draw;
-use crate::door::{Ask, JobEvent, Timings};
+use crate::door::{Ask, Client, JobEvent, Timings};
 
 /// Manifests kept per job. A job that was refused more often keeps the latest: the older ones count nothing.
 const MAX_MANIFESTS: usize = 64;
+
+/// Behind the names of clients; drawn anew at each start, which costs the prefixes left at others.
+static SECRET: LazyLock<[u8; 32]> = LazyLock::new(draw);
 
 /// What the requester keeps of a job until its client has the end of it.
 pub struct Answer {
@@ -25,6 +32,9 @@ pub struct Answer {
     pub input: Vec<u8>,
     /// The seed's base, PROTOCOL.md 3: 8 bytes from the client, or 32 drawn here.
     pub seed: Vec<u8>,
+    /// The client whose prefixes a provider may use of its cache; none if it gave a seed, and so wants its prompt read whole
+    /// (docs/decisions/0009).
+    pub client: Option<Client>,
     /// As signed in each manifest.
     pub sampler: Sampler,
     /// Tokens of the whole answer at most.
@@ -111,6 +121,7 @@ impl Answer {
             events,
             input,
             seed: seed_base(ask.seed, ask.choice),
+            client: ask.seed.is_none().then(|| ask.client.clone()),
             sampler: ask.sampler,
             max_tokens,
             wall,
@@ -124,6 +135,12 @@ impl Answer {
             offered: None,
             timings: Timings::default(),
         }
+    }
+
+    /// Whose prefixes `provider` may use.
+    pub fn partition_at(&self, provider: &NodeId) -> Option<Partition> {
+        let client = self.client.as_ref()?;
+        Some(partition_of(client, provider))
     }
 
     /// Takes note of an attempt's manifest.
@@ -149,4 +166,35 @@ impl Answer {
 /// Milliseconds since `start`.
 pub fn millis(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The name of a client at `provider`. Without the secret it cannot be linked to the client, nor to its names elsewhere.
+fn partition_of(client: &Client, provider: &NodeId) -> Partition {
+    let mut hash = Sha256::new_with_prefix(b"substrate/partition/v1");
+    hash.update(*SECRET);
+    hash.update(provider.as_bytes());
+    match client {
+        Client::Owner => hash.update([0]),
+        Client::Anonymous => hash.update([1]),
+        Client::Key(name) => hash.update([&[2], name.as_bytes()].concat()),
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    std::array::from_fn(|at| digest[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_has_one_name_at_each_provider_and_no_two_are_alike() {
+        let key = |name: &str| Client::Key(name.to_owned());
+        let clients = [Client::Owner, Client::Anonymous, key("owner"), key("ann")];
+        let names = || -> std::collections::BTreeSet<Partition> {
+            let each = |client| [1, 2].map(|n| partition_of(client, &NodeId::from_bytes([n; 32])));
+            clients.iter().flat_map(each).collect()
+        };
+        assert_eq!(names().len(), 8);
+        assert_eq!(names(), names());
+    }
 }

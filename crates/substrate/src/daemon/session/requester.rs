@@ -365,6 +365,7 @@ impl<D: Dial> Session<D> {
             seed: self.answer.seed.clone(),
             input_len: u32::try_from(self.answer.input.len()).unwrap_or(u32::MAX),
             resume_len: self.resumed_tokens(),
+            partition: self.answer.partition_at(&self.offer.attempt.peer),
         };
         let chunks = input_frames(&self.answer.input, &self.answer.ids);
         self.upload = Some(Box::new(

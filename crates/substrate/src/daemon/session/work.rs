@@ -20,9 +20,6 @@ use crate::door::Overflow;
 
 /// PROTOCOL.md 4: `Prefilled` every 2,048 tokens.
 const PREFILLED_EVERY: u32 = 2048;
-/// Bytes of a seed that the client gave (PROTOCOL.md 3); one drawn by the requester's daemon is longer. Who gives a seed
-/// wants the same text again, and a prompt read from the cache rounds differently from one read whole.
-const CLIENT_SEED_BYTES: usize = 8;
 /// The node is told of progress this often; every token would only cost time.
 const TELL_EVERY_TOKENS: usize = 16;
 
@@ -36,6 +33,8 @@ pub struct Input {
     pub resume: Vec<u32>,
     /// As sent by the requester.
     pub salts: Salts,
+    /// Which of the requester's prefixes may be used, if any.
+    pub partition: Option<input::Partition>,
 }
 
 impl Input {
@@ -79,6 +78,7 @@ impl Input {
             seed: header.seed,
             resume,
             salts,
+            partition: header.partition,
         })
     }
 }
@@ -181,8 +181,8 @@ pub async fn prepare(
         seed,
         resume: input.resume,
         max_tokens: manifest.max_tokens,
-        partition: partition(&requester),
-        reuse: input.seed.len() != CLIENT_SEED_BYTES,
+        partition: partition(&requester, input.partition.unwrap_or_default()),
+        reuse: input.partition.is_some(),
     };
     let (n_in, sequence) = lease.engine.prepare(make).await?;
     Ok(Running {
@@ -192,10 +192,11 @@ pub async fn prepare(
     })
 }
 
-/// Whose prefixes a job may find in the cache, and who may find its own.
-fn partition(requester: &NodeId) -> [u8; 32] {
+/// Whose prefixes a job may find in the cache, and who may find its own: one client of one requester.
+fn partition(requester: &NodeId, client: input::Partition) -> [u8; 32] {
     let mut hash = Sha256::new_with_prefix(b"substrate/prefixes/v1");
     hash.update(requester.as_bytes());
+    hash.update(client);
     hash.finalize().into()
 }
 

@@ -167,6 +167,7 @@ async fn every_frame_of_a_long_input_is_a_sign_of_life() {
         seed: vec![0; 8],
         input_len: 1_000,
         resume_len: 0,
+        partition: None,
     };
     let chunks = (0..5).map(|_| JobFrame::Input {
         chunk: vec![0; 100],

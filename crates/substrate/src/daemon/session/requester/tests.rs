@@ -62,6 +62,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         events,
         input,
         seed: vec![0; 8],
+        client: None,
         sampler: SAMPLER,
         max_tokens: 100,
         wall: WallTier::Basic,
