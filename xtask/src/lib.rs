@@ -9,6 +9,7 @@ pub mod packages;
 pub mod proxy;
 pub mod seam;
 pub mod sh;
+pub mod size;
 pub mod stage;
 pub mod stream;
 pub mod trio;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use xtask::{model, sh, stage};
+use xtask::{model, sh, size, stage};
 
 use crate::check::{publish_model, with_parts};
 use crate::{bench, clients, fuzz, near_tie};
@@ -169,6 +169,7 @@ fn hop(bin: &Path, model: &Path) -> Result<()> {
 fn end_to_end(bin: &Path, model: &Path, name: &str) -> Result<()> {
     sh::run(with_parts(
         sh::cargo()
+            .env(size::FULL, "1")
             .args(["test", "--quiet", "--test", "e2e"])
             // The selection of the gate: another one would build libp2p once more.
             .args(stage::ALL_BUT_WORKER)

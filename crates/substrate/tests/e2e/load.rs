@@ -4,15 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use xtask::node::Scratch;
+use xtask::size;
 use xtask::stream::{complete, quantile};
 use xtask::trio::{Holders, MODEL, Trio, test_bin, test_model};
 
-/// Jobs through a daemon that holds no model.
-const JOBS: usize = 1000;
+/// Jobs through a daemon that holds no model, in the gate and in `prove`.
+const JOBS: (usize, usize) = (300, 1000);
 /// The figure for its resident memory.
 const LIMIT: u64 = 80 * 1024 * 1024;
 /// By then every pool, cache and table has its working size.
-const EARLY: usize = 400;
+const EARLY: (usize, usize) = (150, 400);
 /// Growth from then to the end that still counts as flat: what an allocator keeps.
 const FLAT: u64 = 6 * 1024 * 1024;
 /// Clients at once.
@@ -32,17 +33,18 @@ fn a_daemon_without_a_model_stays_small_and_flat_and_five_hundred_clients_are_an
     let trio = Trio::start(&test_bin(), scratch.path(), &test_model(), Holders::Guests)?;
     let api = trio.a.api;
     let mut early = 0;
-    for job in 0..JOBS {
+    let (jobs, early_at) = (size::of(JOBS.0, JOBS.1), size::of(EARLY.0, EARLY.1));
+    for job in 0..jobs {
         complete(api, MODEL, "a", 1, "circle").with_context(|| format!("job {job}"))?;
-        if job == EARLY {
+        if job == early_at {
             early = trio.a.resident_bytes()?;
         }
     }
     let late = trio.a.resident_bytes()?;
     println!(
-        "resident: {} KiB after {} jobs, {} KiB after {JOBS}",
+        "resident: {} KiB after {} jobs, {} KiB after {jobs}",
         early / 1024,
-        EARLY,
+        early_at,
         late / 1024
     );
     assert!(late < LIMIT, "{late} bytes resident");

@@ -15,13 +15,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use xtask::node::{Node, Scratch, files_below};
 use xtask::packages::is_root;
+use xtask::size;
 use xtask::stream::complete;
 use xtask::trio::{Holders, MODEL, Trio, signal, test_bin, test_model};
 
 const MARKER: &str = "zebra-quartz-vulcan-7731";
-/// Jobs in all; a worker is killed in the middle of every fortieth.
-const JOBS: usize = 200;
-const CRASH_EVERY: usize = 40;
+/// Jobs in all, in the gate and in `prove`.
+const JOBS: (usize, usize) = (50, 200);
+/// Jobs in whose middle the worker is killed, spread over all.
+const CRASHES: usize = 5;
 /// Long enough to be looked at while it is answered.
 const LONG: u32 = 400;
 
@@ -39,20 +41,22 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
         },
     )?;
     let mut answered = 0;
-    for job in 0..JOBS {
-        let crash = job % CRASH_EVERY == CRASH_EVERY / 2;
+    let jobs = size::of(JOBS.0, JOBS.1);
+    let crash_every = jobs / CRASHES;
+    for job in 0..jobs {
+        let crash = job % crash_every == crash_every / 2;
         let asked = ask(&trio, job, if crash { 48 } else { 1 });
         if crash {
             signal(busy_worker(&trio)?.1, "SEGV")?;
         }
         answered += usize::from(asked.join().expect("the client does not panic").is_ok());
-        if job == JOBS / 2 {
+        if job == jobs / 2 {
             trio.b.kill()?;
             trio.b.start()?;
             trio.wait_until_seen()?;
         }
     }
-    assert_eq!(answered, JOBS, "every job was answered, crashes or not");
+    assert_eq!(answered, jobs, "every job was answered, crashes or not");
     for guest in [&trio.b, &trio.c] {
         assert_eq!(
             holding(guest)?,
@@ -71,7 +75,7 @@ fn the_search_finds_what_a_provider_holds(trio: &Trio) -> Result<()> {
         println!("control left out: only root may look into a provider's memory");
         return Ok(());
     }
-    let asked = ask(trio, JOBS, LONG);
+    let asked = ask(trio, JOBS.1, LONG);
     let (node, worker) = busy_worker(trio)?;
     let (node, daemon) = (trio.guest(&node)?, trio.guest(&node)?.pid());
     let image = node.home.join("memory");
@@ -94,7 +98,7 @@ fn no_core_is_left_of_a_provider_that_aborts(trio: &mut Trio) -> Result<()> {
     let others_leave_cores =
         another_program_leaves_a_core(trio.b.home.parent().context("a parent")?)?;
     println!("another program aborted in the same way leaves a core: {others_leave_cores}");
-    let asked = ask(trio, JOBS + 1, LONG);
+    let asked = ask(trio, JOBS.1 + 1, LONG);
     let (node, worker) = busy_worker(trio)?;
     let node = trio.guest_mut(&node)?;
     let ended = node.abort()?;
