@@ -83,7 +83,7 @@ fn a_refusal_has_a_hint() {
         --- stdout
         So far
         --- stderr
-        error: no node finished the answer before the deadline of 900 ms: its node was too slow
+        error: nothing came within the deadline of 900 ms: its node was too slow
         hint: `substrate jobs` and `substrate peers` show where it waited
     "#]],
     );
