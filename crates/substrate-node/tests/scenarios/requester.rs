@@ -1061,11 +1061,10 @@ fn text_that_flows_is_not_cut_by_the_deadline_but_silence_is() {
             S j1#1 tokens 4
             +1000
             S j1#1 cut-off
-                close S j1#1 4 tokens: Lost
-                tell j1 left S after 4: Vanished
-                tell j1: 0 ahead, 0 ms, every node that could answer is busy or out of reach
+                resume S j1#1
             +2000
-                5700: fail j1: the deadline passed after 1 attempts: every node that could answer is busy or out of reach
+                5700: close S j1#1 4 tokens: Deadline
+                5700: fail j1: the deadline passed after 1 attempts: node f80cccdc was answering
         "#]],
     );
 }
