@@ -177,9 +177,9 @@ mod tests {
         ]);
         assert_eq!(
             parts.table(false),
-            "\nformat                       1.2 s  ok\n\
-             tests                       90.0 s  FAILED\n\
-             all                         91.2 s  FAILED\n"
+            "\nformat                                           1.2 s  ok\n\
+             tests                                           90.0 s  FAILED\n\
+             all                                             91.2 s  FAILED\n"
         );
     }
 }

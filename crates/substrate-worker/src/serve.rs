@@ -67,7 +67,9 @@ where
         .name("reader".into())
         .spawn(move || filled.fill_from(from))?;
     let mut out = Out::new(to);
-    let Some(engine) = load(&inbox, interrupt, &mut out, place)? else {
+    let loaded = load(&inbox, interrupt, &mut out, place);
+    out.flush()?;
+    let Some(engine) = loaded? else {
         return Ok(());
     };
     Worker {
@@ -91,6 +93,7 @@ where
     S: FnOnce() -> Result<FromWorker, String>,
 {
     let wanted = loop {
+        out.flush()?;
         match inbox.wait() {
             Work::Message(ToWorker::Inspect) => match inspect(&place.model) {
                 Ok(facts) => out.send(&FromWorker::Inspected(facts))?,
