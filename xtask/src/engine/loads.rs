@@ -22,8 +22,9 @@ const PREFILL_PROMPT: usize = 600;
 const LONG_PROMPT: usize = 1_430;
 /// Answers that run when the long prompt comes.
 const RUNNING: usize = 8;
-/// Tokens of each of them: enough to go on until the long prompt is read on the slower side.
-const RUNNING_ANSWER: u32 = 400;
+/// Tokens of each of them: ours make one for each piece of the long prompt, some eight in all, so this is enough to go on
+/// until it is read.
+const RUNNING_ANSWER: u32 = 96;
 /// Pieces each of them has made before the long prompt comes.
 const UNDER_WAY: usize = 4;
 
