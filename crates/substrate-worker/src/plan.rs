@@ -13,8 +13,9 @@ use crate::ffi::MAX_BATCH;
 
 /// Prompt tokens in one step while answers run.
 ///
-/// On two cores 256 tokens of a 135M model take 1.6 s, and reading a prompt in such pieces costs 2 %
-/// more than in whole batches; half as many would cost twice that and halve the pause.
+/// Half of a batch. Each piece is one pause in every answer, 1.6 s at the 158 tokens per second that two cores
+/// read with a 135M model; and each carries a token of every answer along, so that smaller pieces make the
+/// prompt's own wait longer. docs/benchmarks.md has both figures beside llama.cpp's server.
 pub const BESIDE_ANSWERS: usize = 256;
 
 /// Tokens that each prompt of `left` (tokens still to be read) feeds in a step in which `answers` sequences
