@@ -159,6 +159,9 @@ pub fn hop(bin: &Path, model: &Path, pairs: usize) -> Result<Vec<Cell>> {
     let scratch = Scratch::new("bench")?;
     let mut asker = Node::create(bin, scratch.path(), "asker")?;
     let mut lender = Node::create(bin, scratch.path(), "lender")?;
+    // One thread: with two on two cores the engine, both daemons and the client wait for each other, and what a hop adds
+    // drowns in that.
+    lender.write_config("[models]\nthreads = 1\n")?;
     asker.start()?;
     lender.start()?;
     join(&lender, &asker)?;

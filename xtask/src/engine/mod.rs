@@ -164,25 +164,27 @@ pub fn run(bin: &Path, model: &Path, pairs: usize) -> Result<Vec<Cell>> {
     measure(bin, model, &server, &LOADS, pairs)
 }
 
-/// The gate's form: two pairs against a prebuilt server. It fails on a collapse only, as the machine has
+/// The gate's form: two pairs against a prebuilt server. It fails on a collapse only, seen twice, as the machine has
 /// other things to do and the other side was built with flags of its own.
 ///
 /// # Errors
 /// A ratio collapsed, or either side failed.
 pub fn short(bin: &Path, model: &Path) -> Result<()> {
     let server = Server::start_prebuilt(setup(model))?;
-    let cells = measure(bin, model, &server, &SHORT_LOADS, SHORT_PAIRS)?;
-    table(&cells);
-    let collapsed: Vec<&str> = cells
-        .iter()
-        .filter(|cell| cell.unit == "tok/s" && cell.ratio + cell.spread < COLLAPSE)
-        .map(|cell| cell.name.as_str())
-        .collect();
-    if !collapsed.is_empty() {
-        bail!(
-            "under {COLLAPSE} of the reference: {}",
-            collapsed.join(", ")
-        );
+    let collapsed = || -> Result<Vec<String>> {
+        let cells = measure(bin, model, &server, &SHORT_LOADS, SHORT_PAIRS)?;
+        table(&cells);
+        let under = cells
+            .into_iter()
+            .filter(|cell| cell.unit == "tok/s" && cell.ratio + cell.spread < COLLAPSE);
+        Ok(under.map(|cell| cell.name).collect())
+    };
+    if collapsed()?.is_empty() {
+        return Ok(());
+    }
+    let again = collapsed()?;
+    if !again.is_empty() {
+        bail!("under {COLLAPSE} of the reference: {}", again.join(", "));
     }
     Ok(())
 }
