@@ -1,8 +1,7 @@
 //! Answers bound to a JSON schema: which tokens may come next.
 //!
-//! The automaton is llguidance's (Earley parser over a lexer of derivatives, walked along the trie of the
-//! vocabulary: some ten microseconds a token, where a grammar tried candidate by candidate costs
-//! milliseconds). Here are its limits, and the way from a mask to logits.
+//! The automaton is llguidance's: an Earley parser over a lexer of derivatives, walked along the trie of the
+//! vocabulary instead of token by token (docs/benchmarks.md tells its cost). Here are its limits, and the way from a mask to logits.
 //!
 //! Invariant: a schema is a stranger's text: it is parsed inside the wall, with fuel for building and for
 //! each step, and no error quotes it. Between tokens of JSON at most one space is allowed, so that an answer
@@ -61,7 +60,7 @@ impl TokenizerEnv for Vocabulary {
 }
 
 impl Grammars {
-    /// Reads the vocabulary; takes some fifty milliseconds, once per model.
+    /// Reads the vocabulary, once per model.
     ///
     /// # Errors
     /// The model has no token that ends an answer.

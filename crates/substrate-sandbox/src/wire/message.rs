@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Frames of one sequence a worker may send before the first [`ToWorker::Grant`].
 ///
-/// Half a second of the fastest answers measured: enough that a grant on its way never stops the
+/// A third of a second of the fastest answers measured: enough that a grant on its way never stops the
 /// sampler, little enough that an answer nobody reads stops soon and costs its reader little memory.
 /// `Prepared`, `Finished` and `Failed` need no grant.
 pub const INITIAL_GRANT: u32 = 32;
