@@ -19,7 +19,7 @@ use crate::grammar::Grammars;
 use crate::header;
 use crate::prompt::{Ids, wipe};
 use crate::refusal::Refusal;
-use crate::scheduler::{Event, KEPT_PREFIXES, Scheduler};
+use crate::scheduler::{Event, SPARE_LANES, Scheduler};
 use crate::sequence::Sequence;
 use crate::template::{Template, TemplateError};
 
@@ -36,8 +36,8 @@ pub const BACKEND: &str = if cfg!(target_arch = "x86_64") {
 /// Context of a model that names none: llama.cpp's own default.
 const DEFAULT_CONTEXT: u32 = 4096;
 
-/// Sequences that may run at once, whoever asks for more: the lanes of the context, less those for prefixes.
-pub const MAX_SLOTS: u32 = MAX_LANES - KEPT_PREFIXES;
+/// Sequences that may run at once, whoever asks for more: the lanes of the context, less the spare one.
+pub const MAX_SLOTS: u32 = MAX_LANES - SPARE_LANES;
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -105,7 +105,7 @@ impl Engine {
         let slots = options.slots.clamp(1, MAX_SLOTS);
         let size = Size {
             cells: options.cells.max(n_ctx),
-            lanes: slots + KEPT_PREFIXES,
+            lanes: slots + SPARE_LANES,
             outputs: options.outputs,
         };
         let mut context = Context::new(
@@ -244,6 +244,11 @@ impl Engine {
     pub fn admit(&mut self) -> Vec<u64> {
         self.scheduler.admit(&mut self.context);
         self.scheduler.worth_interrupting()
+    }
+
+    /// Does what was put off while answers ran; for when nothing does.
+    pub fn settle(&mut self) {
+        self.scheduler.settle(&mut self.context);
     }
 
     /// One step of everything that runs.

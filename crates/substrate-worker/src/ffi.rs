@@ -85,6 +85,22 @@ unsafe extern "C-unwind" {
     fn decode(context: *mut sys::llama_context, batch: sys::llama_batch) -> i32;
     #[link_name = "llama_get_logits_ith"]
     fn logits_ith(context: *mut sys::llama_context, index: i32) -> *mut f32;
+    #[link_name = "llama_state_seq_get_size"]
+    fn state_size(context: *mut sys::llama_context, lane: sys::llama_seq_id) -> usize;
+    #[link_name = "llama_state_seq_get_data"]
+    fn state_get(
+        context: *mut sys::llama_context,
+        to: *mut u8,
+        room: usize,
+        lane: sys::llama_seq_id,
+    ) -> usize;
+    #[link_name = "llama_state_seq_set_data"]
+    fn state_set(
+        context: *mut sys::llama_context,
+        from: *const u8,
+        size: usize,
+        lane: sys::llama_seq_id,
+    ) -> usize;
     #[link_name = "llama_tokenize"]
     fn tokenize(
         vocab: *const sys::llama_vocab,

@@ -68,6 +68,37 @@ impl Drop for Ids {
     }
 }
 
+/// Cells copied out of the cache, overwritten when dropped: what was read can be told from them.
+pub struct State(Vec<u8>);
+
+impl State {
+    /// Takes the bytes over.
+    pub fn new(bytes: Vec<u8>) -> State {
+        State(bytes)
+    }
+
+    /// The bytes, for the one who puts them back.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// Overwrites every text of an input.
 pub fn wipe(input: &mut wire::Input) {
     match &mut input.prompt {

@@ -4,7 +4,10 @@
 //! pieces of the prompts that are being read ([`crate::plan`]). A sequence enters when a slot is free and
 //! its prompt fits beside what runs; it leaves its cells behind as a prefix for its own requester.
 //!
-//! When the cells run out, prefixes go first, those not used for longest before others; then the sequence
+//! A kept prefix stays in the cells only until somebody comes who does not go on with it: for every token, attention
+//! looks at every cell in use, whoever's it is. Then it lies apart, as a copy.
+//!
+//! When the cells run out, prefixes leave them first; then the sequence
 //! that came last gives its cells up, waits again and reads everything anew (recomputation: vLLM, arXiv
 //! 2309.06180, section 4.5). The first never does, so somebody always gets on.
 //!
@@ -19,13 +22,11 @@ use substrate_sandbox::wire::Finished;
 
 use crate::ffi::{Context, EngineError, Row};
 use crate::plan;
-use crate::prefixes::{Found, Prefixes, SHORTEST};
+use crate::prefixes::{Prefixes, SHORTEST};
 use crate::sequence::{Finish, Sequence, Token};
 
-/// Lanes beyond the slots: prefixes of finished answers that may be kept at a time.
-///
-/// A person goes on with one of a handful of conversations; the cells run out before so many are long.
-pub const KEPT_PREFIXES: u32 = 32;
+/// Lanes beyond the slots: the one kept prefix that stays in the cells when a sequence enters.
+pub const SPARE_LANES: u32 = 1;
 
 /// Cells that must be free beyond a prompt for it to enter beside others: the answer's first sentences.
 const HEADROOM: usize = 64;
@@ -62,6 +63,15 @@ struct Runner {
     lane: u32,
 }
 
+/// Where the beginning of a sequence was found.
+#[derive(Clone, Copy)]
+enum Source {
+    /// In a lane of the cells, be it of a kept prefix or of a sequence that runs.
+    Lane(u32),
+    /// Apart, in the copy of this entry.
+    Copy(u64),
+}
+
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -89,14 +99,15 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Nothing runs. The context has `slots` + [`KEPT_PREFIXES`] lanes, or fewer.
+    /// Nothing runs. The context has `slots` + [`SPARE_LANES`] lanes, or fewer.
     pub fn new(slots: u32, lanes: u32, cells: u32, reuse: bool) -> Scheduler {
         Scheduler {
             running: Vec::new(),
             waiting: VecDeque::new(),
             free: (0..lanes).rev().collect(),
-            prefixes: Prefixes::default(),
-            slots: slots.clamp(1, lanes.max(1)) as usize,
+            // Copies take no more memory than the cells themselves.
+            prefixes: Prefixes::new(cells as usize),
+            slots: slots.clamp(1, lanes.saturating_sub(SPARE_LANES).max(1)) as usize,
             cells: cells as usize,
             reuse,
             counters: Counters::default(),
@@ -204,48 +215,91 @@ impl Scheduler {
             || (self.running.len() < self.slots && held + next.len() + HEADROOM <= self.cells)
     }
 
-    /// What its requester has in the cache of a sequence's tokens is used.
+    /// What its requester has kept of a sequence's tokens is used. All other prefixes leave the cells.
     fn enter(&mut self, context: &mut Context, mut sequence: Sequence) {
         let found = self.find_prefix(&sequence);
-        let lane = self.free_lane(context, found.map(|found| found.lane));
-        if let Some(found) = found {
-            context.share(found.lane, lane, found.count as u32);
-            sequence.reuse(found.count);
-            self.counters.reused += found.count as u64;
+        self.clear_cells(context, found.map(|(source, _)| source));
+        // There is one: at most `slots` − 1 sequences run, and one prefix was spared.
+        let lane = self.free.pop().unwrap_or_default();
+        let count = match found {
+            Some((Source::Lane(from), count)) => {
+                context.share(from, lane, count as u32);
+                count
+            }
+            Some((Source::Copy(entry), count)) => {
+                let copy = self.prefixes.copy(entry);
+                let back = copy.is_some_and(|copy| context.put_back(copy, lane));
+                if back && context.cut(lane, count as u32) {
+                    count
+                } else {
+                    context.cut(lane, 0);
+                    0
+                }
+            }
+            None => 0,
+        };
+        if count > 0 {
+            sequence.reuse(count);
+            self.counters.reused += count as u64;
         }
         self.running.push(Runner { sequence, lane });
     }
 
-    /// The longest beginning of a sequence that its requester has in the cache: left by an answer that ended, or
+    /// The longest beginning of a sequence that its requester has: left by an answer that ended, or
     /// held by one that runs.
-    fn find_prefix(&mut self, sequence: &Sequence) -> Option<Found> {
+    fn find_prefix(&mut self, sequence: &Sequence) -> Option<(Source, usize)> {
         let partition = sequence.partition().filter(|_| self.reuse)?;
         let ids = sequence.ids();
-        let kept = self.prefixes.longest(partition, ids.expose());
-        let same = |runner: &&Runner| runner.sequence.partition() == Some(partition);
-        let running = self.running.iter().filter(same).map(|runner| Found {
-            lane: runner.lane,
-            count: runner.sequence.common_with(ids.expose()),
+        let kept = self.prefixes.longest(partition, ids.expose()).map(|found| {
+            let lane = self.prefixes.lane(found.entry).map(Source::Lane);
+            (lane.unwrap_or(Source::Copy(found.entry)), found.count)
         });
-        let worth = |found: &Found| found.count >= SHORTEST;
-        kept.into_iter()
-            .chain(running.filter(worth))
-            .max_by_key(|found| found.count)
+        let same = |runner: &&Runner| runner.sequence.partition() == Some(partition);
+        let running = self.running.iter().filter(same).map(|runner| {
+            let count = runner.sequence.common_with(ids.expose());
+            (Source::Lane(runner.lane), count)
+        });
+        running
+            .filter(|(_, count)| *count >= SHORTEST)
+            .chain(kept)
+            .max_by_key(|(_, count)| *count)
+    }
+
+    /// Takes every prefix but the one in the lane `spared` out of the cells; copies stay. False if there was none.
+    fn clear_cells(&mut self, context: &mut Context, spared: Option<Source>) -> bool {
+        let spared = |lane| matches!(spared, Some(Source::Lane(spared)) if spared == lane);
+        let lanes: Vec<(u64, u32)> = self.prefixes.lanes().collect();
+        let going: Vec<(u64, u32)> = lanes
+            .into_iter()
+            .filter(|(_, lane)| !spared(*lane))
+            .collect();
+        for &(entry, lane) in &going {
+            self.copy(context, entry, lane);
+            self.prefixes.leave_cells(entry);
+            self.release(context, lane);
+        }
+        !going.is_empty()
+    }
+
+    fn copy(&mut self, context: &mut Context, entry: u64, lane: u32) {
+        if self.prefixes.copy(entry).is_none()
+            && let Some(copy) = context.copy(lane)
+        {
+            self.prefixes.set_copy(entry, copy);
+        }
+    }
+
+    /// Copies what lies in the cells only, so that the next answer need not wait for that. For when nothing runs.
+    pub fn settle(&mut self, context: &mut Context) {
+        let lanes: Vec<(u64, u32)> = self.prefixes.lanes().collect();
+        for (entry, lane) in lanes {
+            self.copy(context, entry, lane);
+        }
     }
 
     /// Sequences that wait for a slot.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// An empty lane. There is always one: a lane without a running sequence is free or holds a prefix.
-    fn free_lane(&mut self, context: &mut Context, spared: Option<u32>) -> u32 {
-        if let Some(lane) = self.free.pop() {
-            return lane;
-        }
-        let lane = self.prefixes.evict_but(spared).unwrap_or_default();
-        context.cut(lane, 0);
-        lane
     }
 
     /// Runs one step. Events are in the order of the sequences' arrival.
@@ -380,8 +434,7 @@ impl Scheduler {
 
     /// Frees cells for a step that did not fit; false if there are none to free.
     fn make_room(&mut self, context: &mut Context) -> bool {
-        if let Some(lane) = self.prefixes.evict() {
-            self.release(context, lane);
+        if self.clear_cells(context, None) {
             return true;
         }
         if self.running.len() < 2 {
@@ -446,14 +499,18 @@ impl Scheduler {
 
     /// Forgets every prefix.
     pub fn forget_prefixes(&mut self, context: &mut Context) {
-        while let Some(lane) = self.prefixes.evict() {
+        for lane in self.prefixes.clear() {
             self.release(context, lane);
         }
     }
 
     /// Lanes that are free, hold a prefix, or a running sequence: for the tests of leaks.
     pub fn lanes(&self) -> (usize, usize, usize) {
-        (self.free.len(), self.prefixes.len(), self.running.len())
+        (
+            self.free.len(),
+            self.prefixes.in_cells(),
+            self.running.len(),
+        )
     }
 }
 

@@ -154,6 +154,9 @@ impl<W: Write> Worker<W> {
         loop {
             if !self.engine.scheduler().can_step() {
                 self.out.flush()?;
+                if self.engine.scheduler().is_idle() {
+                    self.engine.settle();
+                }
                 let work = self.inbox.wait();
                 if !self.obey(work)? {
                     return Ok(());

@@ -9,7 +9,7 @@ use substrate_sandbox::wire::{FromWorker, INITIAL_GRANT, Input, Message, Prepare
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::NEAR_TIE;
-use substrate_worker::scheduler::{Event, KEPT_PREFIXES};
+use substrate_worker::scheduler::{Event, SPARE_LANES};
 use support::{Answer, Client, greedy, job, model, run, user};
 
 const QUESTIONS: [&str; 6] = [
@@ -101,10 +101,7 @@ fn answers_made_together_are_those_made_alone_up_to_near_ties() {
     }
     println!("equal to the answer made alone: {equal} of {}", jobs.len());
     assert!(equal * 2 >= jobs.len(), "{equal} of {}", jobs.len());
-    assert_eq!(
-        engine.scheduler().lanes(),
-        (8 + KEPT_PREFIXES as usize, 0, 0)
-    );
+    assert_eq!(engine.scheduler().lanes(), (8 + SPARE_LANES as usize, 0, 0));
 }
 
 #[test]
@@ -114,7 +111,7 @@ fn a_long_prompt_does_not_stop_the_answers_under_way() {
         .zip(&QUESTIONS[..3])
         .map(|(seq, question)| job(seq, &user(question), greedy(), 40))
         .collect();
-    let long = "the quick brown fox jumps over the lazy dog ".repeat(130);
+    let long = "the quick brown fox jumps over the lazy dog ".repeat(180);
     jobs.push(job(9, &Input::text(long.as_str(), false), greedy(), 2));
     let (mut steps, mut read, mut beside) = (0, false, 0);
     run_all(&mut engine, &jobs, |events| {
@@ -130,7 +127,7 @@ fn a_long_prompt_does_not_stop_the_answers_under_way() {
     });
     assert!(
         steps >= 3,
-        "a prompt of over 1,100 tokens is read in pieces: {steps}"
+        "a prompt of over 1,600 tokens is read in pieces: {steps}"
     );
     assert_eq!(
         beside,
@@ -200,6 +197,41 @@ fn nobody_gets_at_anothers_prefixes_and_a_repeatable_job_uses_none() {
         0,
         "a repeatable job looks for none"
     );
+}
+
+#[test]
+fn a_prefix_that_made_way_for_others_is_put_back_and_goes_on_as_if_it_had_stayed() {
+    let mut engine = batching(2, 512, 1024);
+    let asked = |seq, partition, question: &str, reuse| Prepare {
+        partition: [partition; 32],
+        reuse,
+        ..job(seq, &user(question), greedy(), 24)
+    };
+    let long = format!("{} Say it in other words.", QUESTIONS.join(" "));
+    run_all(&mut engine, &[asked(1, 1, &long, true)], |_| {});
+    assert_eq!(
+        engine.scheduler().lanes(),
+        (2, 1, 0),
+        "it lies in the cells"
+    );
+    run_all(&mut engine, &[asked(2, 2, QUESTIONS[0], true)], |_| {});
+    assert_eq!(
+        engine.scheduler().lanes(),
+        (2, 1, 0),
+        "another took its place"
+    );
+    let before = engine.scheduler().counters().reused;
+    let back = run_all(&mut engine, &[asked(3, 1, &long, true)], |_| {}).remove(0);
+    let reused = engine.scheduler().counters().reused - before;
+    let alone = run(&mut engine, &asked(4, 1, &long, false));
+    let n_in = engine
+        .prepare(&asked(5, 1, &long, true))
+        .expect("a sound job")
+        .n_in();
+    assert_eq!(reused, u64::from(n_in) - 1, "all but the last token");
+    if let Err(why) = same_up_to_a_tie(&alone, &back) {
+        panic!("put back: {why}");
+    }
 }
 
 #[test]
@@ -308,14 +340,14 @@ fn cancelled_and_half_read_sequences_leak_nothing() {
         engine.cancel(seq);
     }
     let (free, kept, running) = engine.scheduler().lanes();
-    assert_eq!((free + kept, running), (8 + KEPT_PREFIXES as usize, 0));
+    assert_eq!((free + kept, running), (8 + SPARE_LANES as usize, 0));
     assert!(engine.scheduler().is_idle());
     // Every cell is free again: an answer over the whole context fits.
     let whole = Input::text("word ".repeat(480), false);
     let answer = run(&mut engine, &job(5000, &whole, greedy(), 20));
     assert!(answer.n_out > 0);
     let (free, kept, _) = engine.scheduler().lanes();
-    assert_eq!(free + kept, 8 + KEPT_PREFIXES as usize);
+    assert_eq!(free + kept, 8 + SPARE_LANES as usize);
 }
 
 #[test]

@@ -17,7 +17,9 @@ use llama_cpp_sys_2 as sys;
 
 use super::{
     EngineError, MAX_BATCH, MAX_THREADS, Model, context_init, decode, guarded, logits_ith,
+    state_get, state_set, state_size,
 };
+use crate::prompt::State;
 
 /// An interrupt that another thread may raise: the running decode stops between two graph nodes.
 #[derive(Clone, Default)]
@@ -281,6 +283,42 @@ impl Context {
         unsafe {
             sys::llama_memory_seq_cp(self.memory(), from as i32, to as i32, 0, count as i32);
         }
+    }
+
+    /// A copy of the cells of `lane`; `None` if there is none to be had.
+    pub fn copy(&mut self, lane: u32) -> Option<State> {
+        debug_assert!(lane < self.lanes);
+        let (raw, lane) = (self.raw.as_ptr(), lane as i32);
+        // SAFETY: the context is live and has the lane.
+        let size = guarded("copying cells", || unsafe { state_size(raw, lane) }).ok()?;
+        let mut bytes: Vec<u8> = Vec::new();
+        bytes.try_reserve_exact(size).ok()?;
+        // SAFETY: as above, and the vector has room for `size` bytes.
+        let written = guarded("copying cells", || unsafe {
+            state_get(raw, bytes.as_mut_ptr(), size, lane)
+        });
+        let written = written
+            .ok()
+            .filter(|&written| written > 0 && written <= size)?;
+        // SAFETY: llama.cpp has written so many bytes from the start on.
+        unsafe { bytes.set_len(written) };
+        Some(State::new(bytes))
+    }
+
+    /// Puts a copy into the empty lane `lane`; false if it did not fit, and then the lane is empty still.
+    pub fn put_back(&mut self, copy: &State, lane: u32) -> bool {
+        debug_assert!(lane < self.lanes);
+        let (raw, bytes) = (self.raw.as_ptr(), copy.expose());
+        let read = guarded("putting cells back", || {
+            // SAFETY: the context is live and has the lane; the bytes outlive the call, and `copy` made them of a
+            // context of the same model and parameters: a copy never leaves its engine.
+            unsafe { state_set(raw, bytes.as_ptr(), bytes.len(), lane as i32) }
+        });
+        let whole = read.is_ok_and(|read| read > 0);
+        if !whole {
+            self.cut(lane, 0);
+        }
+        whole
     }
 
     /// Positions in `lane`, counted from its start.

@@ -18,7 +18,7 @@ use xtask::trio::{Holders, MODEL, found, id, import, join, test_bin, test_model}
 const JOBS: (usize, usize) = (200, 1000);
 /// Jobs of each control.
 const CONTROL: usize = 24;
-/// Clients at once, so that the own machine always has a queue and the stranger is the faster choice.
+/// Clients at once.
 const CLIENTS: usize = 4;
 /// A measurement of speed, and gossip's way after it: its interval is a minute.
 const MEASURED: Duration = Duration::from_secs(90);
@@ -69,7 +69,10 @@ fn own_and_faster_stranger(scratch: &Scratch) -> Result<(Node, Node)> {
     let pinned = ["taskset", "-c", &core];
     let mut own = Node::create(&test_bin(), scratch.path(), "own")?.with_prefix(&pinned);
     // What the owner's default allows is the owner's consent for callers of this machine without a key.
-    own.write_config("[api]\ndefault_scope = \"commons\"\n\n[lending]\nwhen = \"always\"\n")?;
+    // One answer at a time, so that several clients always make a queue and the stranger is the faster choice.
+    own.write_config(
+        "[api]\ndefault_scope = \"commons\"\n\n[lending]\nwhen = \"always\"\n\n[models]\nparallel = 1\n",
+    )?;
     found(&own, &test_model(), Holders::All)?;
     let mut stranger = Node::create(&test_bin(), scratch.path(), "stranger")?;
     stranger.start()?;
