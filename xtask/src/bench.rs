@@ -28,7 +28,8 @@ const GATE_PAIRS: usize = 8;
 const COLLAPSE: f64 = 3.0;
 /// Tokens of each answer.
 const TOKENS: u32 = 32;
-const PROMPT: &str = "Name three rivers and say one sentence about each.";
+/// Raw text of two tokens: reading more would take so long that what a hop adds drowns in its spread.
+const PROMPT: &str = "The river";
 
 /// What one remote hop on loopback may add, by the issue that asked for it.
 const FIRST_GOAL: Duration = Duration::from_millis(15);
@@ -181,9 +182,8 @@ pub fn hop(bin: &Path, model: &Path, pairs: usize) -> Result<Vec<Cell>> {
     for pair in 0..=pairs {
         for remote in [pair % 2 == 0, pair % 2 == 1] {
             let api = if remote { asker.api } else { lender.api };
-            let mut chat = Chat::new(api, MODEL, &format!("{PROMPT} ({pair})"), TOKENS);
-            chat.scope = Some("circle".to_owned());
-            let answer = chat.run()?;
+            let chat = Chat::new(api, MODEL, PROMPT, TOKENS).raw();
+            let answer = chat.in_scope("circle").run()?;
             if pair > 0 {
                 first.push(remote, answer.first().context("an empty answer")?);
                 token.push(remote, answer.per_token().context("a single token")?);

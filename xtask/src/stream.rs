@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// One greedy chat request.
+/// One greedy request.
 #[derive(Debug, Clone)]
 pub struct Chat {
     /// Where to ask.
     pub api: SocketAddr,
     /// Model name.
     pub model: String,
-    /// The user's message.
+    /// The user's message, or raw text.
     pub prompt: String,
     /// Tokens at most.
     pub max_tokens: u32,
@@ -22,6 +22,8 @@ pub struct Chat {
     pub scope: Option<String>,
     /// Ask for every token's two best, which [`crate::seam`] judges by.
     pub two_best: bool,
+    /// The prompt is raw text to go on with: no template adds tokens to it.
+    pub raw: bool,
 }
 
 /// One token and the model's best where it was chosen.
@@ -108,7 +110,15 @@ impl Chat {
             max_tokens,
             scope: None,
             two_best: false,
+            raw: false,
         }
+    }
+
+    /// The prompt as raw text.
+    #[must_use]
+    pub fn raw(mut self) -> Self {
+        self.raw = true;
+        self
     }
 
     /// In this scope.
@@ -139,7 +149,8 @@ impl Chat {
     /// As [`Chat::run`], and `on_piece`'s own.
     pub fn run_with(&self, mut on_piece: impl FnMut(&Answer) -> Result<()>) -> Result<Answer> {
         let start = Instant::now();
-        let mut request = ureq::post(&format!("http://{}/v1/chat/completions", self.api))
+        let path = if self.raw { "" } else { "chat/" };
+        let mut request = ureq::post(&format!("http://{}/v1/{path}completions", self.api))
             .config()
             .http_status_as_error(false)
             .build();
@@ -167,7 +178,6 @@ impl Chat {
     fn body(&self) -> Value {
         let mut body = json!({
             "model": self.model,
-            "messages": [{ "role": "user", "content": self.prompt }],
             "max_tokens": self.max_tokens,
             "temperature": 0,
             // Read whole every time: what is compared must not depend on what was asked before.
@@ -175,6 +185,11 @@ impl Chat {
             "stream": true,
             "stream_options": { "include_usage": true },
         });
+        if self.raw {
+            body["prompt"] = json!(self.prompt);
+        } else {
+            body["messages"] = json!([{ "role": "user", "content": self.prompt }]);
+        }
         if self.two_best {
             body["logprobs"] = json!(true);
             body["top_logprobs"] = json!(2);
@@ -242,8 +257,9 @@ impl Answer {
         if let Some(tokens) = choice["logprobs"]["content"].as_array() {
             self.tokens.extend(tokens.iter().map(Token::of));
         }
-        let Some(text) = choice["delta"]["content"]
-            .as_str()
+        let text = choice["delta"]["content"].as_str();
+        let Some(text) = text
+            .or(choice["text"].as_str())
             .filter(|text| !text.is_empty())
         else {
             return Ok(false);

@@ -1,7 +1,7 @@
 //! The loads both sides are put under, each giving one figure.
 //!
-//! Invariant: no two prompts of a run begin alike, so neither side finds anything in its cache; both sides of
-//! a pair get the same prompts.
+//! Invariant: no two prompts of a run begin alike by design, only by the chance of a word or two, so neither side finds
+//! anything in its cache; both sides of a pair get the same prompts.
 //! Absent by design: sleeps. A load begins when what it waits for has happened.
 
 use std::net::SocketAddr;
@@ -44,7 +44,8 @@ pub struct Target {
     pub api: SocketAddr,
 }
 
-/// Text of `words` words that no other `number` begins with.
+/// Text of `words` words and the number that nothing else has. It comes last: digits are tokens of their own, and prompts
+/// of neighbouring numbers would begin alike.
 pub fn text(number: u64, words: usize) -> String {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut draw = || {
@@ -54,12 +55,16 @@ pub fn text(number: u64, words: usize) -> String {
         state ^= state << 17;
         WORDS[usize::try_from(state % WORDS.len() as u64).unwrap_or(0)]
     };
-    let mut text = format!("Note {number} about the");
-    for _ in 0..words {
-        text.push(' ');
-        text.push_str(draw());
+    // The first draws of neighbouring numbers are neighbours too.
+    for _ in 0..8 {
+        draw();
     }
-    text
+    let mut text = String::new();
+    for _ in 0..words {
+        text.push_str(draw());
+        text.push(' ');
+    }
+    text + &number.to_string()
 }
 
 impl Target {

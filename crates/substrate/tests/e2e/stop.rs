@@ -24,9 +24,9 @@ const ONCE_CUT_AFTER: Duration = Duration::from_secs(5);
 fn a_provider_that_stops_hands_over_what_it_has_no_time_to_finish() -> Result<()> {
     let scratch = Scratch::new("handover")?;
     let mut trio = Trio::start(&test_bin(), scratch.path(), &test_model(), Holders::Guests)?;
-    // Twice what can be sampled until the daemon hands over, so that a machine that grows faster changes nothing.
+    // Half as much again as can be sampled until the daemon hands over, so that a machine that grows faster changes nothing.
     let warm = Stream::open(trio.a.api, 96)?.read(|_| Ok(()))?;
-    let tokens = warm.tokens_in(FINISH * 2).clamp(256, 3_500);
+    let tokens = warm.tokens_in(FINISH * 3 / 2).clamp(256, 3_500);
     let unbroken = complete(trio.a.api, MODEL, PROMPT, tokens, "circle")?;
 
     let mut stopped = None;
