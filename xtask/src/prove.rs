@@ -17,7 +17,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 10] = [
+const PROOFS: [Proof; 12] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -45,6 +45,16 @@ const PROOFS: [Proof; 10] = [
         "retention",
         "200 jobs with crashes: a marker is in no file, log or core of its provider",
         |bin, model| end_to_end(bin, model, "retention::"),
+    ),
+    (
+        "abandoned",
+        "1,000 requests given up in every way: no job, descriptor, place or cell of theirs stays",
+        |bin, model| end_to_end(bin, model, "abandoned::"),
+    ),
+    (
+        "prefixes",
+        "2,000 probes by the clock for what another has asked; the tenth turn of a conversation beside its first",
+        |bin, model| end_to_end(bin, model, "probing::"),
     ),
     (
         "clients",

@@ -32,9 +32,19 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// The cargo that runs us, in the checkout's root.
+/// The cargo that runs us, in the checkout's root, as a shell would start it.
+///
+/// `cargo run` tells its program about its package. Build scripts that look at such variables (ring's does) would run
+/// anew, and everything above them be built anew, whenever `cargo build` and `cargo xtask` take turns.
 pub fn cargo() -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_str().unwrap_or_default();
+        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs to the end; an error names the command.

@@ -2,6 +2,7 @@
 //!
 //! They run one at a time (.config/nextest.toml): two engines on two cores would measure each other.
 
+mod abandoned;
 mod clock;
 mod failover;
 mod link;
@@ -9,6 +10,7 @@ mod load;
 mod long;
 mod misuse;
 mod network;
+mod probing;
 mod replay;
 mod retention;
 mod scope;
