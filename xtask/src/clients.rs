@@ -20,6 +20,7 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
         "ollama_client.py",
         "open_webui_sequence.py",
         "schema_client.py",
+        "tools_client.py",
     ] {
         client(&python, script, &trio.b.api.to_string())?;
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: keys and their order are those of transformers and llama.cpp: role, content, then
 //! reasoning, tool calls, name, tool call id, each absent if not given.
-//! Absent by design: any change to what was said.
+//! Absent by design: any change to what was said, but for [`with_tools_in_words`].
 
 use std::collections::BTreeMap;
 
@@ -91,6 +91,24 @@ impl Conversation<'_> {
             _ => {}
         }
     }
+}
+
+/// What a model is told whose template knows no tools.
+const IN_WORDS: &str = "You can call these functions:";
+const CALL_IN_WORDS: &str = r#"To call one, answer with nothing but a JSON object: {"name": "its name", "arguments": {"an argument": "its value"}}"#;
+
+/// The conversation of a model whose template knows no tools: they are told in words, at the end of the system's turn.
+pub fn with_tools_in_words(messages: &[Message], tools: &str) -> Vec<Message> {
+    let words = format!("{IN_WORDS}\n{tools}\n{CALL_IN_WORDS}");
+    let mut messages = messages.to_vec();
+    match messages.first_mut().filter(|first| first.role == "system") {
+        Some(system) => {
+            system.content.push_str("\n\n");
+            system.content.push_str(&words);
+        }
+        None => messages.insert(0, Message::new("system", words)),
+    }
+    messages
 }
 
 /// A template value of a JSON value, keys in their order.

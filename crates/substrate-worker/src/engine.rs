@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use substrate_sandbox::wire::{Failure, Finished, Input, ModelFacts, Prepare, input};
 
+use crate::conversation::with_tools_in_words;
 use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
 use crate::grammar::Grammars;
 use crate::header;
-use crate::prompt::{Ids, wipe};
+use crate::prompt::{Ids, wipe, wipe_message};
 use crate::refusal::Refusal;
 use crate::scheduler::{Event, SPARE_LANES, Scheduler};
 use crate::sequence::Sequence;
@@ -155,7 +156,15 @@ impl Engine {
             input::Prompt::Text { text, .. } => Ok(text.as_bytes().to_vec()),
             input::Prompt::Chat(messages) => {
                 let template = self.template.as_ref().map_err(copy_error)?;
-                let rendered = template.render(messages, input.tools.as_deref(), true)?;
+                let rendered = match input.tools.as_deref() {
+                    Some(tools) if !template.takes_tools() => {
+                        let mut told = with_tools_in_words(messages, tools);
+                        let rendered = template.render(&told, None, true);
+                        told.iter_mut().for_each(wipe_message);
+                        rendered
+                    }
+                    tools => template.render(messages, tools, true),
+                }?;
                 Ok(self.without_doubled_ends(&rendered).to_vec())
             }
         }

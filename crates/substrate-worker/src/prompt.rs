@@ -110,7 +110,8 @@ pub fn wipe(input: &mut wire::Input) {
     input.stop.zeroize();
 }
 
-fn wipe_message(message: &mut wire::Message) {
+/// Overwrites every text of a message.
+pub fn wipe_message(message: &mut wire::Message) {
     message.content.zeroize();
     message.name.zeroize();
     message.tool_calls.zeroize();

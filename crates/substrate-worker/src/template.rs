@@ -69,6 +69,7 @@ pub struct Template {
     bos: String,
     eos: String,
     object_arguments: bool,
+    takes_tools: bool,
 }
 
 impl Template {
@@ -79,6 +80,7 @@ impl Template {
         }
         let mut env = environment();
         let source = without_generation_tags(source);
+        let takes_tools = source.contains("tools");
         env.add_template_owned(NAME, source)
             .map_err(|error| explain(&error, ""))?;
         let mut template = Template {
@@ -86,9 +88,15 @@ impl Template {
             bos: bos.into(),
             eos: eos.into(),
             object_arguments: true,
+            takes_tools,
         };
         template.object_arguments = template.reads_object_arguments();
         Ok(template)
+    }
+
+    /// Whether the model's makers thought of tools.
+    pub fn takes_tools(&self) -> bool {
+        self.takes_tools
     }
 
     /// Renders a conversation. The text is overwritten when dropped.

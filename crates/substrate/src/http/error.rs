@@ -110,13 +110,6 @@ impl Refusal {
         .at(param)
     }
 
-    /// Tools are offered, but no answer is taken apart into calls yet. A client that got the bare text would wait
-    /// for calls that never come.
-    pub(super) fn no_tools() -> Self {
-        let why = "tools are not there yet";
-        Self::plain(StatusCode::BAD_REQUEST, Some("not_implemented"), why).at("tools")
-    }
-
     /// A route of the API that is not there yet.
     pub(super) fn not_there(path: &str) -> Self {
         Self::plain(

@@ -26,6 +26,7 @@ mod policy;
 mod sampling;
 mod serve;
 mod sse;
+mod tools;
 
 #[cfg(test)]
 mod tests;

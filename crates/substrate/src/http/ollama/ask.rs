@@ -12,6 +12,7 @@ use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::job::DEADLINE_MS;
 use crate::http::sampling::{ANY_OBJECT, Wishes, max_tokens, stops, top_logprobs};
+use crate::http::tools::Tools;
 
 /// Ollama accepts any temperature; hotter than this is noise from every model.
 const HOTTEST: f64 = 10.0;
@@ -26,6 +27,8 @@ pub(super) struct Plan {
     pub(super) wanted: Wanted,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) stream: bool,
+    /// Tools that an answer may call.
+    pub(super) tools: Option<Tools>,
 }
 
 #[derive(Debug)]
@@ -49,10 +52,11 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .enumerate()
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
-    if request.tools.as_deref().and_then(non_empty_list).is_some() {
-        return Err(Refusal::no_tools());
-    }
     input.schema = request.format.as_deref().map(schema).transpose()?.flatten();
+    let tools = Tools::of(request.tools.as_deref(), None)?;
+    if let Some(tools) = &tools {
+        tools.put_into(&mut input)?;
+    }
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(
         model.clone(),
@@ -66,6 +70,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         wanted: Wanted::Answer(Box::new(ask)),
         keep_alive: request.keep_alive,
         stream,
+        tools,
     })
 }
 
@@ -122,6 +127,7 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
         wanted: Wanted::Answer(Box::new(ask)),
         keep_alive: request.keep_alive,
         stream,
+        tools: None,
     })
 }
 
@@ -132,6 +138,7 @@ fn without_prompt(model: String, keep_alive: Option<KeepAlive>, stream: bool) ->
         wanted: if unload { Wanted::Unload } else { Wanted::Load },
         keep_alive,
         stream,
+        tools: None,
     }
 }
 

@@ -193,7 +193,7 @@ fn what_cannot_be_right_is_refused_by_name() {
             {"error":"role 'robot' is not one of system, user, assistant, tool"}
             {"error":"images is not there yet"}
             {"error":"messages[0].content: invalid type: sequence, expected a string at line 1 column 50"}
-            {"error":"tools are not there yet"}
+            {"error":"a tool needs a function"}
         "#]],
     );
 }

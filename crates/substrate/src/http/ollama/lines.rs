@@ -19,6 +19,7 @@ use crate::http::error::{Refusal, Shape};
 use crate::http::guard::Caller;
 use crate::http::job::{Answer, Beat, Facts, Feed, submit, tell_finished, tell_running};
 use crate::http::names::rfc3339;
+use crate::http::tools::{Ear, ToolCall, Tools};
 use crate::http::{Shared, lists, ndjson};
 
 /// NDJSON has no comments, so a stream has nothing to say while nothing happens; it only looks again.
@@ -55,6 +56,8 @@ struct Line {
 struct Said {
     role: &'static str,
     content: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,6 +98,7 @@ pub(super) async fn answer(
         wanted,
         keep_alive,
         stream,
+        tools,
     } = plan;
     let reason = match wanted {
         Wanted::Answer(ask) => {
@@ -110,6 +114,7 @@ pub(super) async fn answer(
                     kind,
                     model: running.model.clone(),
                     over: false,
+                    ear: tools.as_ref().map(Tools::ear),
                 };
                 let mut response = ndjson::response(lines(
                     writer,
@@ -123,7 +128,7 @@ pub(super) async fn answer(
             }
             let answer = running.whole().await?;
             keep(&app, &model, keep_alive).await;
-            return Ok(whole(kind, answer));
+            return Ok(whole(kind, answer, tools.as_ref()));
         }
         Wanted::Load => {
             let name = model.clone();
@@ -169,6 +174,7 @@ impl Kind {
                 Some(Said {
                     role: "assistant",
                     content: text,
+                    tool_calls: Vec::new(),
                 }),
                 None,
             ),
@@ -185,6 +191,19 @@ impl Kind {
 }
 
 impl Line {
+    /// With calls of tools: their arguments are objects here.
+    fn calling(mut self, calls: Vec<ToolCall>) -> Self {
+        if let Some(said) = &mut self.message {
+            said.tool_calls = calls
+                .into_iter()
+                .map(|call| {
+                    serde_json::json!({ "function": { "name": call.name, "arguments": call.arguments } })
+                })
+                .collect();
+        }
+        self
+    }
+
     fn last(self, reason: &'static str) -> Self {
         Self {
             done: true,
@@ -240,12 +259,17 @@ impl Logprob {
     }
 }
 
-fn whole(kind: Kind, answer: Answer) -> Response {
+fn whole(kind: Kind, answer: Answer, tools: Option<&Tools>) -> Response {
     let mut headers = HeaderMap::new();
     tell_finished(&mut headers, std::slice::from_ref(&answer));
     let logprobs = answer.logprobs.iter().map(Logprob::of).collect();
+    let (text, calls) = match tools {
+        Some(tools) => tools.ear().hear_all(&answer.text),
+        None => (answer.text, Vec::new()),
+    };
     let line = kind
-        .line(answer.model, SystemTime::now(), answer.text)
+        .line(answer.model, SystemTime::now(), text)
+        .calling(calls)
         .finished(answer.job, &answer.summary);
     (headers, Json(Line { logprobs, ..line })).into_response()
 }
@@ -255,6 +279,8 @@ struct LineWriter {
     kind: Kind,
     model: String,
     over: bool,
+    /// Tells calls from text, where there are tools.
+    ear: Option<Ear>,
 }
 
 impl LineWriter {
@@ -264,8 +290,10 @@ impl LineWriter {
             JobEvent::Text(piece) => self.on_text(piece, now),
             JobEvent::Finished(summary) => {
                 self.over = true;
+                let mut told = self.end_of_ear(now);
                 let line = self.kind.line(self.model.clone(), now, String::new());
-                Some(ndjson::line(&line.finished(job, &summary)))
+                told += &ndjson::line(&line.finished(job, &summary));
+                Some(told)
             }
             JobEvent::Failed(error) => {
                 self.over = true;
@@ -274,11 +302,29 @@ impl LineWriter {
         }
     }
 
-    fn on_text(&self, piece: TextPiece, now: SystemTime) -> Option<String> {
+    /// What was held back, as the text or the calls it has turned out to be.
+    fn end_of_ear(&mut self, now: SystemTime) -> String {
+        let Some((text, calls)) = self.ear.as_mut().map(Ear::end) else {
+            return String::new();
+        };
+        if text.is_empty() && calls.is_empty() {
+            return String::new();
+        }
+        let line = self.kind.line(self.model.clone(), now, text);
+        ndjson::line(&line.calling(calls))
+    }
+
+    fn on_text(&mut self, piece: TextPiece, now: SystemTime) -> Option<String> {
         if piece.bytes.is_empty() && piece.logprobs.is_empty() {
             return None;
         }
-        let text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        let mut text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        if let Some(ear) = &mut self.ear {
+            text = ear.hear(&text);
+            if text.is_empty() {
+                return None;
+            }
+        }
         let logprobs = piece.logprobs.iter().map(Logprob::of).collect();
         Some(ndjson::line(&Line {
             logprobs,

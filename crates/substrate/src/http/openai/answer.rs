@@ -6,11 +6,13 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::ask::Plan;
 use super::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::door::{FinishReason, Summary};
 use crate::http::error::Refusal;
 use crate::http::job::{Answer, tell_finished};
 use crate::http::names::unix_seconds;
+use crate::http::tools::{ToolCall, Tools};
 
 /// Which of the two routes answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,51 @@ impl Kind {
     }
 }
 
-pub(super) fn finish_reason(summary: &Summary) -> &'static str {
+/// Why an answer ended; `length` stays even if it `called`.
+pub(super) fn finish_reason(summary: &Summary, called: bool) -> &'static str {
     match summary.finish {
         FinishReason::Length => "length",
+        FinishReason::Stop if called => "tool_calls",
         FinishReason::Stop | FinishReason::Cancelled => "stop",
     }
+}
+
+/// A call of a tool.
+#[derive(Serialize)]
+pub(super) struct Called {
+    /// In streams only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: CalledFunction,
+}
+
+#[derive(Serialize)]
+struct CalledFunction {
+    name: String,
+    /// JSON text, as OpenAI's are.
+    arguments: String,
+}
+
+/// The calls of one choice of the answer of `job`.
+pub(super) fn called(
+    job: &str,
+    choice: usize,
+    calls: Vec<ToolCall>,
+    streamed: bool,
+) -> Vec<Called> {
+    let called = |(at, call): (usize, ToolCall)| Called {
+        index: streamed.then_some(at),
+        id: format!("call_{job}_{choice}_{at}"),
+        kind: "function",
+        function: CalledFunction {
+            name: call.name,
+            arguments: serde_json::Value::Object(call.arguments).to_string(),
+        },
+    };
+    calls.into_iter().enumerate().map(called).collect()
 }
 
 /// The weights that answered, in the field OpenAI keeps for "the backend configuration".
@@ -95,8 +137,11 @@ struct ChatChoice {
 #[derive(Serialize)]
 struct Said {
     role: &'static str,
-    content: String,
+    /// Absent where a call says it all.
+    content: Option<String>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Called>,
 }
 
 #[derive(Serialize)]
@@ -108,13 +153,11 @@ struct TextChoice {
 }
 
 /// The answer to a request that does not stream.
-pub(super) fn whole(
-    kind: Kind,
-    answers: Vec<Answer>,
-    per_prompt: usize,
-    now: SystemTime,
-) -> Response {
-    let usage = Usage::of(answers.iter().map(|answer| &answer.summary), per_prompt);
+pub(super) fn whole(kind: Kind, answers: Vec<Answer>, plan: &Plan, now: SystemTime) -> Response {
+    let usage = Usage::of(
+        answers.iter().map(|answer| &answer.summary),
+        plan.per_prompt,
+    );
     let mut headers = axum::http::HeaderMap::new();
     tell_finished(&mut headers, &answers);
     let id = kind.id(&answers
@@ -131,7 +174,7 @@ pub(super) fn whole(
     match kind {
         Kind::Chat => {
             let choices = numbered
-                .map(|(index, answer)| chat_choice(index, answer))
+                .map(|(index, answer)| chat_choice(index, answer, plan.tools.as_ref()))
                 .collect();
             let object = "chat.completion";
             (
@@ -170,15 +213,20 @@ pub(super) fn whole(
     }
 }
 
-fn chat_choice(index: usize, answer: Answer) -> ChatChoice {
+fn chat_choice(index: usize, answer: Answer, tools: Option<&Tools>) -> ChatChoice {
+    let (text, calls) = match tools {
+        Some(tools) => tools.ear().hear_all(&answer.text),
+        None => (answer.text, Vec::new()),
+    };
     ChatChoice {
         index,
         logprobs: logprobs::chat(&answer.logprobs),
-        finish_reason: finish_reason(&answer.summary),
+        finish_reason: finish_reason(&answer.summary, !calls.is_empty()),
         message: Said {
             role: "assistant",
-            content: answer.text,
+            content: (calls.is_empty() || !text.is_empty()).then_some(text),
             refusal: None,
+            tool_calls: called(&answer.job.to_string(), index, calls, false),
         },
     }
 }
@@ -187,7 +235,7 @@ fn text_choice(index: usize, answer: Answer) -> TextChoice {
     TextChoice {
         index,
         logprobs: logprobs::completion(&answer.logprobs, &mut 0),
-        finish_reason: finish_reason(&answer.summary),
+        finish_reason: finish_reason(&answer.summary, false),
         text: answer.text,
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! What the API has and this program has not yet is refused by name, never quietly left out.
 
-use serde_json::value::RawValue;
 use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
 
 use super::types::{ChatMessage, ChatRequest, CompletionRequest, ResponseFormat, StreamOptions};
@@ -13,6 +12,7 @@ use crate::http::guard::Caller;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::sampling::{ANY_OBJECT, Wishes, logit_bias, max_tokens, stops, top_logprobs};
+use crate::http::tools::Tools;
 
 /// Most choices of one request, and of all its prompts together: each is a job of its own.
 const MAX_CHOICES: i64 = 8;
@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) per_prompt: usize,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// Tools that an answer may call.
+    pub(super) tools: Option<Tools>,
 }
 
 /// Plans a chat completion.
@@ -66,8 +68,11 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         .enumerate()
         .map(|(at, message)| turn(at, message));
     let mut input = Input::from_prompt(Prompt::Chat(messages.collect::<Result<_, _>>()?));
-    refuse_tools(request.tools, request.tool_choice.as_deref())?;
     input.schema = schema;
+    let tools = Tools::of(request.tools.as_deref(), request.tool_choice.as_deref())?;
+    if let Some(tools) = &tools {
+        tools.put_into(&mut input)?;
+    }
     let settings = Settings {
         model: request.model,
         stop: request.stop.0,
@@ -89,7 +94,8 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         stream: request.stream,
         options: request.stream_options,
     };
-    settings.plan(vec![input], caller)
+    let plan = settings.plan(vec![input], caller)?;
+    Ok(Plan { tools, ..plan })
 }
 
 /// Plans a completion of plain text.
@@ -193,6 +199,7 @@ impl Settings {
                 .options
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
+            tools: None,
         })
     }
 }
@@ -290,30 +297,6 @@ fn schema(format: ResponseFormat) -> Result<Option<String>, Refusal> {
             let what = format!("response_format '{}'", clipped(kind));
             Err(Refusal::not_yet(param, &what))
         }
-    }
-}
-
-/// Tools may be named, as long as the client forbids their use.
-fn refuse_tools(tools: Option<Box<RawValue>>, choice: Option<&RawValue>) -> Result<(), Refusal> {
-    let offered = match tools {
-        Some(raw) if !raw.get().trim_start().starts_with('[') => {
-            return Err(Refusal::invalid("tools", "tools must be a list"));
-        }
-        Some(raw) => non_empty_list(&raw).is_some(),
-        None => false,
-    };
-    match choice.map(RawValue::get) {
-        None | Some("null" | "\"auto\"") if offered => Err(Refusal::no_tools()),
-        None | Some("null" | "\"auto\"" | "\"none\"") => Ok(()),
-        Some("\"required\"") => Err(Refusal::not_yet("tool_choice", "tool_choice 'required'")),
-        Some(text) if text.starts_with('{') => Err(Refusal::not_yet(
-            "tool_choice",
-            "tool_choice of one function",
-        )),
-        Some(_) => Err(Refusal::invalid(
-            "tool_choice",
-            "tool_choice must be auto, none, required or a function",
-        )),
     }
 }
 

@@ -100,20 +100,30 @@ fn nulls_are_absences() {
 }
 
 #[test]
-fn tools_are_refused_unless_their_use_is_forbidden() {
-    let with = |choice: &str| {
+fn tools_are_shown_to_the_model_unless_their_use_is_forbidden() {
+    let with = |more: &str| {
         format!(
-            r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],"tools":[{{"a":1}}],"tool_choice":{choice}}}"#
+            r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],"tools":[{{"type":"function","function":{{"name":"f"}}}}]{more}}}"#
         )
     };
-    assert!(chat_told(&with("\"none\"")).contains("tools None"));
-    for choice in ["\"auto\"", "null"] {
-        let told = chat_told(&with(choice));
-        assert!(
-            told.contains("\"message\":\"tools are not there yet\",\"param\":\"tools\""),
-            "{told}"
-        );
+    assert!(chat_told(&with(r#","tool_choice":"none""#)).contains("tools None"));
+    for more in [
+        "",
+        r#","tool_choice":"auto""#,
+        r#","tool_choice":"required""#,
+    ] {
+        let told = chat_told(&with(more));
+        assert!(told.contains("tools Some("), "{told}");
     }
+    let both = chat_told(&with(r#","response_format":{"type":"json_object"}"#));
+    assert!(
+        both.contains("a schema for the answer beside tools is not there yet"),
+        "{both}"
+    );
+    let odd = chat_told(&with(
+        r#","tool_choice":{"type":"function","function":{"name":"g"}}"#,
+    ));
+    assert!(odd.contains("\"param\":\"tool_choice\""), "{odd}");
 }
 
 #[test]
@@ -183,8 +193,8 @@ fn what_cannot_be_right_is_refused_by_name() {
         {"code":"not_implemented","message":"response_format 'xml' is not there yet","param":"response_format","type":"invalid_request_error"}
         {"code":"invalid_value","message":"response_format.json_schema.schema is missing","param":"response_format","type":"invalid_request_error"}
         {"code":"invalid_value","message":"tools must be a list","param":"tools","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"tool_choice 'required' is not there yet","param":"tool_choice","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"tool_choice of one function is not there yet","param":"tool_choice","type":"invalid_request_error"}
+        {"code":"invalid_value","message":"tool_choice asks for a call, and there are no tools","param":"tool_choice","type":"invalid_request_error"}
+        {"code":"invalid_value","message":"tool_choice asks for a call, and there are no tools","param":"tool_choice","type":"invalid_request_error"}
         {"code":"invalid_value","message":"tool_choice must be auto, none, required or a function","param":"tool_choice","type":"invalid_request_error"}
         {"code":"not_implemented","message":"the deprecated parameter functions (use tools) is not there yet","param":"functions","type":"invalid_request_error"}
         {"code":"invalid_request","message":"seed: invalid type: floating point `1.5`, expected i64 at line 1 column 67","param":"seed","type":"invalid_request_error"}

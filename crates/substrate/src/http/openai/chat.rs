@@ -46,7 +46,7 @@ async fn carry_out(
     let jobs = submit(app, caller, std::mem::take(&mut plan.asks)).await?;
     if !plan.stream {
         let answers = try_join_all(jobs.into_iter().map(Running::whole)).await?;
-        return Ok(whole(kind, answers, plan.per_prompt, SystemTime::now()));
+        return Ok(whole(kind, answers, &plan, SystemTime::now()));
     }
     let mut headers = axum::http::HeaderMap::new();
     tell_running(&mut headers, &jobs);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::answer::Usage;
+use super::answer::{Called, Usage};
 use super::logprobs::{ChatLogprobs, TextLogprobs};
 
 #[derive(Serialize)]
@@ -33,6 +33,8 @@ pub(super) struct Delta {
     pub(super) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tool_calls: Vec<Called>,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,6 @@
 //! A streamed answer, chunk for chunk as OpenAI's servers write it (API.md 5).
 //!
-//! Per choice: the role alone, the text, the finish reason alone. Then usage, if asked for, then what
+//! Per choice: the role alone, the text, its calls of tools in one piece, the finish reason alone. Then usage, if asked for, then what
 //! answered (as a comment), then `[DONE]`. A failure is an `error` event and the end, without
 //! `[DONE]`.
 //!
@@ -12,7 +12,7 @@ use futures::Stream;
 use serde::Serialize;
 use substrate_record::JobId;
 
-use super::answer::{Kind, Usage, fingerprint, finish_reason};
+use super::answer::{Kind, Usage, called, fingerprint, finish_reason};
 use super::ask::Plan;
 use super::chunk::{ChatDelta, Chunk, Delta, Moved, Queue, TextDelta};
 use super::logprobs;
@@ -21,6 +21,7 @@ use crate::http::error::Shape;
 use crate::http::job::{Beat, Facts, Feed};
 use crate::http::names::route_name;
 use crate::http::sse;
+use crate::http::tools::{Ear, Tools};
 
 /// How often a waiting client is told where it stands (DESIGN 5).
 const QUEUE_EVERY: Duration = Duration::from_secs(2);
@@ -31,6 +32,7 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 /// Writes one request's stream.
 pub(super) struct ChunkWriter {
     kind: Kind,
+    job: String,
     id: String,
     created: u64,
     model: String,
@@ -46,6 +48,8 @@ struct ChoiceState {
     begun: bool,
     /// Characters told, for completions' text offsets.
     offset: usize,
+    /// Tells calls from text, where there are tools.
+    ear: Option<Ear>,
     ended: Option<Summary>,
 }
 
@@ -60,12 +64,18 @@ impl ChunkWriter {
     ) -> Self {
         Self {
             kind,
+            job: first_job.to_string(),
             id: kind.id(&first_job.to_string()),
             created,
             model,
             include_usage: plan.include_usage,
             per_prompt: plan.per_prompt,
-            choices: (0..choices).map(|_| ChoiceState::default()).collect(),
+            choices: (0..choices)
+                .map(|_| ChoiceState {
+                    ear: plan.tools.as_ref().map(Tools::ear),
+                    ..ChoiceState::default()
+                })
+                .collect(),
             waiting: None,
             over: false,
         }
@@ -139,6 +149,7 @@ impl ChunkWriter {
         let delta = Delta {
             role: Some("assistant"),
             content: Some(String::new()),
+            ..Delta::default()
         };
         self.chat(
             ChatDelta {
@@ -157,12 +168,18 @@ impl ChunkWriter {
         if piece.bytes.is_empty() && piece.logprobs.is_empty() {
             return begun;
         }
-        let text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        let mut text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        if let Some(ear) = &mut self.choices[index].ear {
+            text = ear.hear(&text);
+            if text.is_empty() {
+                return begun;
+            }
+        }
         let told = match self.kind {
             Kind::Chat => {
                 let delta = Delta {
-                    role: None,
                     content: Some(text),
+                    ..Delta::default()
                 };
                 let logprobs = logprobs::chat(&piece.logprobs);
                 self.chat(
@@ -195,7 +212,10 @@ impl ChunkWriter {
     fn on_finished(&mut self, index: usize, summary: Summary) -> String {
         self.waiting = None;
         let mut told = self.begin(index);
-        let (finish_reason, print) = (Some(finish_reason(&summary)), Some(fingerprint(&summary)));
+        let (heard, has_called) = self.end_of_ear(index);
+        told += &heard;
+        let finish_reason = Some(finish_reason(&summary, has_called));
+        let print = Some(fingerprint(&summary));
         told += &match self.kind {
             Kind::Chat => self.chat(
                 ChatDelta {
@@ -221,6 +241,36 @@ impl ChunkWriter {
             self.over = true;
         }
         told
+    }
+
+    /// What was held back of a choice, as the text or the calls it has turned out to be; and whether it has called.
+    fn end_of_ear(&mut self, index: usize) -> (String, bool) {
+        let Some(ear) = &mut self.choices[index].ear else {
+            return (String::new(), false);
+        };
+        let (text, calls) = ear.end();
+        let has_called = !calls.is_empty();
+        let text = Delta {
+            content: Some(text).filter(|text| !text.is_empty()),
+            ..Delta::default()
+        };
+        let calls = Delta {
+            tool_calls: called(&self.job, index, calls, true),
+            ..Delta::default()
+        };
+        let told = [text, calls]
+            .into_iter()
+            .filter(|delta| delta.content.is_some() || !delta.tool_calls.is_empty())
+            .map(|delta| {
+                let choice = ChatDelta {
+                    index,
+                    delta,
+                    logprobs: None,
+                    finish_reason: None,
+                };
+                self.chat(choice, None)
+            });
+        (told.collect(), has_called)
     }
 
     /// The end of a good stream: usage, what answered, `[DONE]`. Empty for a failed one.
@@ -324,6 +374,7 @@ mod tests {
             per_prompt: 1,
             stream: true,
             include_usage: false,
+            tools: None,
         };
         ChunkWriter::new(
             Kind::Chat,
