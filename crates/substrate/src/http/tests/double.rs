@@ -159,6 +159,7 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
         "queued:1",
         "endless:1",
         "bytes:1",
+        "calls:1",
     ];
     if !scripted.contains(&model.as_str()) {
         known(&model)?;
@@ -284,6 +285,15 @@ async fn play(ask: Ask, sender: mpsc::Sender<JobEvent>, seen: Arc<Seen>) {
 
 /// `Hello`, ` world`, `!` and then words that depend on the seed and the choice, up to eight in all.
 fn words(ask: &Ask) -> Vec<String> {
+    if ask.model == "calls:1" {
+        let call = [
+            "I look. ",
+            "<tool",
+            "_call>{\"name\":\"f\",",
+            "\"arguments\":{\"x\":1}}</tool_call>",
+        ];
+        return call.map(str::to_owned).to_vec();
+    }
     let pick = |seed: i64, at: usize| {
         ["red", "blue", "green"][(seed as usize + ask.choice as usize + at) % 3]
     };

@@ -245,3 +245,24 @@ async fn a_key_sees_its_own_jobs_and_their_place() {
     let places: Vec<_> = jobs.iter().map(|job| job["position"].as_u64()).collect();
     assert_eq!(places, [Some(2)], "not the admin's: {told}");
 }
+
+#[tokio::test]
+async fn a_call_of_a_tool_is_told_as_one_streamed_or_whole() {
+    for stream in [false, true] {
+        let body = format!(
+            r#"{{"model":"calls:1","stream":{stream},"messages":[{{"role":"user","content":"hi"}}],"tools":[{{"type":"function","function":{{"name":"f"}}}}]}}"#
+        );
+        let told = post("/api/chat", &body).await.text;
+        assert!(
+            told.contains(r#""tool_calls":[{"function":{"arguments":{"x":1},"name":"f"}}]"#)
+                || told.contains(r#""tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]"#),
+            "{told}"
+        );
+        assert!(told.contains(r#""content":"I look. ""#), "{told}");
+        assert!(
+            told.contains(r#""done":true,"done_reason":"stop""#),
+            "{told}"
+        );
+        assert_eq!(told.lines().count(), if stream { 3 } else { 1 }, "{told}");
+    }
+}

@@ -248,3 +248,40 @@ async fn models_are_listed_own_first_and_found_by_name() {
     }
     expect![[r#"{"error":{"code":"model_not_found","message":"the model 'tinny' does not exist or is not usable in this scope; usable now: tiny:1","param":"model","type":"not_found_error"}}"#]].assert_eq(&get("/v1/models/tinny").await.text);
 }
+
+#[tokio::test]
+async fn a_call_of_a_tool_is_told_as_one_streamed_or_whole() {
+    let body = |stream: bool, tools: &str| {
+        format!(
+            r#"{{"model":"calls:1","stream":{stream},"messages":[{{"role":"user","content":"hi"}}]{tools}}}"#
+        )
+    };
+    const F: &str = r#","tools":[{"type":"function","function":{"name":"f"}}]"#;
+    let call = r#""id":"call_00000000000000000000000000000001_0_0","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}}]"#;
+    let told = post(CHAT, &body(false, F)).await.told();
+    assert!(
+        told.contains(&format!(
+            r#""content":"I look. ","refusal":null,"tool_calls":[{{{call}"#
+        )),
+        "{told}"
+    );
+    assert!(told.contains(r#""finish_reason":"tool_calls""#), "{told}");
+    let told = post(CHAT, &body(true, F)).await.told();
+    assert!(told.contains(r#""delta":{"content":"I look. "}"#), "{told}");
+    assert!(
+        told.contains(&format!(r#""delta":{{"tool_calls":[{{"index":0,{call}}}"#)),
+        "{told}"
+    );
+    assert!(
+        told.contains(r#""delta":{},"logprobs":null,"finish_reason":"tool_calls""#),
+        "{told}"
+    );
+    // Without tools, or with others, the same is text.
+    for tools in ["", &F.replace("\"f\"", "\"g\"")] {
+        for stream in [false, true] {
+            let told = post(CHAT, &body(stream, tools)).await.told();
+            assert!(!told.contains("tool_calls"), "{told}");
+            assert!(told.contains(r#""finish_reason":"stop""#), "{told}");
+        }
+    }
+}
