@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Asks for answers bound to JSON schemas with the unmodified `openai` and `ollama` packages and validates each.
 
-    schema_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m [--requests 24]
+    schema_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m [--requests 12]
 
 Every answer must be valid by the `jsonschema` package; half are streamed, and their speed is told beside that of
 plain answers asked in turn. Ends with 0 if all are valid and the speed is at least --least of plain (0.5: a collapse; the
@@ -113,7 +113,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--requests", type=int, default=24)
+    parser.add_argument("--requests", type=int, default=12)
     parser.add_argument("--least", type=float, default=0.5)
     arguments = parser.parse_args()
     openai_client = openai.OpenAI(base_url=f"{arguments.base_url}/v1", api_key="none", timeout=300, max_retries=0)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Calls of tools with the unmodified `openai` and `ollama` packages.
 
-    tools_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m [--requests 12]
+    tools_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m [--requests 8]
 
 Every request with `tool_choice: required`, or with one function named, must come back as a call of an offered tool whose
 arguments are valid by its own schema; half are streamed. With `none` and with no choice made the answer must be sound, whether
@@ -123,7 +123,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--requests", type=int, default=8)
     arguments = parser.parse_args()
     client = openai.OpenAI(base_url=f"{arguments.base_url}/v1", api_key="none", timeout=300, max_retries=0)
     failed = 0

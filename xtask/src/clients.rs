@@ -10,6 +10,24 @@ use xtask::trio::{Holders, MODEL, Trio};
 /// The packages as their users install them, pinned so that a red gate is our doing.
 const PACKAGES: [&str; 3] = ["openai==2.8.1", "ollama==0.6.1", "jsonschema==4.25.1"];
 
+/// Requests of the clients of schemas and of tools in `prove`; in the gate, their own defaults.
+const BOUND: [(&str, &str); 2] = [("schema_client.py", "200"), ("tools_client.py", "50")];
+
+/// The clients of schemas and of tools, at an issue's full figures and with its speed.
+pub fn prove_bound(bin: &Path, model: &Path) -> Result<()> {
+    let python = environment()?;
+    let scratch = Scratch::new("bound")?;
+    let trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
+    for (script, requests) in BOUND {
+        let mut more = vec!["--requests", requests];
+        if script == "schema_client.py" {
+            more.extend(["--least", "0.7"]);
+        }
+        client(&python, script, &trio.b.api.to_string(), &more)?;
+    }
+    Ok(())
+}
+
 /// Runs every client against a node that holds the model, and Open WebUI's against one that holds none.
 pub fn run(bin: &Path, model: &Path) -> Result<()> {
     let python = environment()?;
@@ -22,17 +40,23 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
         "schema_client.py",
         "tools_client.py",
     ] {
-        client(&python, script, &trio.b.api.to_string())?;
+        client(&python, script, &trio.b.api.to_string(), &[])?;
     }
     // A holds no model; B and C of its circle answer for it.
-    client(&python, "open_webui_sequence.py", &trio.a.api.to_string())
+    client(
+        &python,
+        "open_webui_sequence.py",
+        &trio.a.api.to_string(),
+        &[],
+    )
 }
 
-fn client(python: &Path, script: &str, api: &str) -> Result<()> {
+fn client(python: &Path, script: &str, api: &str, more: &[&str]) -> Result<()> {
     sh::run(
         sh::command(python)
             .arg(sh::root().join("tests/clients").join(script))
-            .args(["--base-url", &format!("http://{api}"), "--model", MODEL]),
+            .args(["--base-url", &format!("http://{api}"), "--model", MODEL])
+            .args(more),
     )
 }
 

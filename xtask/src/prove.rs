@@ -17,7 +17,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 12] = [
+const PROOFS: [Proof; 13] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -60,6 +60,11 @@ const PROOFS: [Proof; 12] = [
         "clients",
         "unmodified client packages, with and without a model at the node asked",
         clients::run,
+    ),
+    (
+        "bound",
+        "200 answers bound to JSON schemas, at 0.7 of plain speed or more, and 50 forced calls of tools",
+        clients::prove_bound,
     ),
     (
         "parity",

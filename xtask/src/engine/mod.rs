@@ -226,11 +226,12 @@ fn measure(
         if pair % 2 == 1 {
             order.reverse();
         }
+        // The first pair loads the model and warms both sides up with one load; it is not counted.
+        let loads = if pair == 0 { &loads[..1] } else { loads };
         for ((number, load), figures) in (pair * 10..).zip(loads).zip(&mut figures) {
             for target in order {
                 let values = load.put_on(target, number);
                 let values = values.with_context(|| format!("{load:?} of {:?}", target.side))?;
-                // The first pair loads the model and warms both sides up; it is not counted.
                 if pair > 0 {
                     for (figure, value) in figures.iter_mut().zip(values) {
                         figure.push(target.side, value);

@@ -9,11 +9,11 @@ use xtask::stream::{complete, quantile};
 use xtask::trio::{Holders, MODEL, Trio, test_bin, test_model};
 
 /// Jobs through a daemon that holds no model, in the gate and in `prove`.
-const JOBS: (usize, usize) = (300, 1000);
+const JOBS: (usize, usize) = (150, 1000);
 /// The figure for its resident memory.
 const LIMIT: u64 = 80 * 1024 * 1024;
 /// By then every pool, cache and table has its working size.
-const EARLY: (usize, usize) = (150, 400);
+const EARLY: (usize, usize) = (75, 400);
 /// Growth from then to the end that still counts as flat: what an allocator keeps.
 const FLAT: u64 = 6 * 1024 * 1024;
 /// Clients at once.

@@ -16,7 +16,7 @@ use xtask::stream::{complete, quantile};
 use xtask::trio::{MODEL, import, test_bin, test_model};
 
 /// Probes, half of them for what was asked, in the gate and in `prove`.
-const PROBES: (usize, usize) = (24, 2000);
+const PROBES: (usize, usize) = (16, 2000);
 /// What a guess may be better than chance, for any number of probes.
 const AUC: f64 = 0.55;
 /// The least that tells the control's own prefixes.
