@@ -27,7 +27,7 @@ const GATE_PAIRS: usize = 8;
 /// beside the gate doubles the added time; a lost wake-up or a delayed acknowledgement multiplies it.
 const COLLAPSE: f64 = 3.0;
 /// Tokens of each answer.
-const TOKENS: u32 = 32;
+const TOKENS: u32 = 64;
 /// Raw text of two tokens: reading more would take so long that what a hop adds drowns in its spread.
 const PROMPT: &str = "The river";
 
