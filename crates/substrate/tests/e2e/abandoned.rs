@@ -13,7 +13,7 @@ use xtask::stream::complete;
 use xtask::trio::{MODEL, import, test_bin, test_model};
 
 /// Requests that are given up, in the gate and in `prove`.
-const REQUESTS: (usize, usize) = (40, 1000);
+const REQUESTS: (usize, usize) = (24, 1000);
 /// At once.
 const CLIENTS: usize = 4;
 /// Answers at once; fewer than clients would make a queue, which is given up as well.

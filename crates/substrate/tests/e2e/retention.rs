@@ -21,7 +21,7 @@ use xtask::trio::{Holders, MODEL, Trio, signal, test_bin, test_model};
 
 const MARKER: &str = "zebra-quartz-vulcan-7731";
 /// Jobs in all, in the gate and in `prove`.
-const JOBS: (usize, usize) = (50, 200);
+const JOBS: (usize, usize) = (30, 200);
 /// Jobs in whose middle the worker is killed, spread over all.
 const CRASHES: usize = 5;
 /// Long enough to be looked at while it is answered.
