@@ -39,7 +39,7 @@ impl Conversation<'_> {
             ),
         ]);
         if let Some(tools) = self.tools {
-            context.insert("tools", parse_json(tools, "the list of tools")?);
+            context.insert("tools", parse_json(tools, TOOLS)?);
         }
         Ok(Value::from_pairs(context))
     }
@@ -93,12 +93,22 @@ impl Conversation<'_> {
     }
 }
 
+/// What errors call the tools.
+const TOOLS: &str = "the list of tools";
+
 /// What a model is told whose template knows no tools.
 const IN_WORDS: &str = "You can call these functions:";
 const CALL_IN_WORDS: &str = r#"To call one, answer with nothing but a JSON object: {"name": "its name", "arguments": {"an argument": "its value"}}"#;
 
 /// The conversation of a model whose template knows no tools: they are told in words, at the end of the system's turn.
-pub fn with_tools_in_words(messages: &[Message], tools: &str) -> Vec<Message> {
+///
+/// # Errors
+/// The tools are no JSON.
+pub fn with_tools_in_words(
+    messages: &[Message],
+    tools: &str,
+) -> Result<Vec<Message>, TemplateError> {
+    parse_json(tools, TOOLS)?;
     let words = format!("{IN_WORDS}\n{tools}\n{CALL_IN_WORDS}");
     let mut messages = messages.to_vec();
     match messages.first_mut().filter(|first| first.role == "system") {
@@ -108,7 +118,7 @@ pub fn with_tools_in_words(messages: &[Message], tools: &str) -> Vec<Message> {
         }
         None => messages.insert(0, Message::new("system", words)),
     }
-    messages
+    Ok(messages)
 }
 
 /// A template value of a JSON value, keys in their order.
@@ -127,5 +137,31 @@ pub fn json_to_value(json: Json) -> Value {
             map.into_iter()
                 .map(|(key, value)| (key, json_to_value(value))),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_are_told_in_words_once_and_nothing_said_is_lost() {
+        let asked = [Message::new("user", "hi")];
+        let told = with_tools_in_words(&asked, "[]").expect("json");
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0].role, "system");
+        assert!(told[0].content.starts_with(IN_WORDS) && told[0].content.ends_with(CALL_IN_WORDS));
+        assert_eq!(told[1].content, "hi");
+        let asked = [Message::new("system", "Be brief."), asked[0].clone()];
+        let told = with_tools_in_words(&asked, "[]").expect("json");
+        assert_eq!(told.len(), 2);
+        assert!(
+            told[0].content.starts_with("Be brief.\n\n"),
+            "{}",
+            told[0].content
+        );
+        assert!(told[0].content.contains("\n[]\n"));
+        let broken = with_tools_in_words(&asked, "[");
+        assert_eq!(broken.err(), Some(TemplateError::BadJson(TOOLS)));
     }
 }

@@ -158,7 +158,7 @@ impl Engine {
                 let template = self.template.as_ref().map_err(copy_error)?;
                 let rendered = match input.tools.as_deref() {
                     Some(tools) if !template.takes_tools() => {
-                        let mut told = with_tools_in_words(messages, tools);
+                        let mut told = with_tools_in_words(messages, tools)?;
                         let rendered = template.render(&told, None, true);
                         told.iter_mut().for_each(wipe_message);
                         rendered
