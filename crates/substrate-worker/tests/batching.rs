@@ -277,7 +277,7 @@ fn whoever_loses_its_cells_still_gets_its_answer() {
 }
 
 /// Sequences of the test of leaks: several times through every lane. `prove` asks a daemon a thousand times.
-const SEQUENCES: usize = 200;
+const SEQUENCES: usize = 100;
 
 /// Knuth's MMIX generator: the same chaos every time.
 struct Dice(u64);

@@ -15,7 +15,7 @@ use xtask::stream::{Completed, complete};
 use xtask::trio::{Holders, MODEL, found, id, import, join, test_bin, test_model};
 
 /// Jobs asked with scope `mine`, in the gate and in `prove`. Each is a whole signed job with a receipt.
-const JOBS: (usize, usize) = (200, 1000);
+const JOBS: (usize, usize) = (120, 1000);
 /// Jobs of each control.
 const CONTROL: usize = 24;
 /// Clients at once.
