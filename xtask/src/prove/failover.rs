@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xtask::node::Scratch;
 use xtask::seam::{Seam, judge};
 use xtask::stream::{Answer, Chat};
@@ -20,6 +20,8 @@ const LINES: usize = 40;
 /// Pieces after which the node is killed; with a short prompt this stays under 128 tokens.
 const KILL_AFTER: usize = 30;
 const TOKENS: u32 = 64;
+/// Pieces an answer must have after those, so that its node can be found and killed before its end.
+const TO_SPARE: usize = 12;
 
 /// What was seen over many answers.
 #[derive(Default)]
@@ -36,13 +38,9 @@ pub fn prove(bin: &Path, model: &Path) -> Result<()> {
     let scratch = Scratch::new("prove-failover")?;
     let mut trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
     let (mut short, mut long) = (Seen::default(), Seen::default());
-    for number in 0..BROKEN {
-        let prompt = format!("Tell me about the number {number} in a few sentences.");
-        short.take(&mut trio, prompt)?;
-    }
-    for number in 0..LONG {
-        long.take(&mut trio, long_prompt(number, LINES))?;
-    }
+    let number = |number| format!("Tell me about the number {number} in a few sentences.");
+    short.fill(&mut trio, BROKEN, number)?;
+    long.fill(&mut trio, LONG, |number| long_prompt(number, LINES))?;
     let [short_gap, long_gap] = [short.tell("short")?, long.tell("long")?];
     let seams = [short.seams, long.seams].concat();
     near_tie::judge_seams(model, &seams)?;
@@ -65,8 +63,32 @@ pub fn prove(bin: &Path, model: &Path) -> Result<()> {
 }
 
 impl Seen {
-    fn take(&mut self, trio: &mut Trio, prompt: String) -> Result<()> {
-        let unbroken = ask(trio, &prompt, |_| Ok(()))?;
+    /// Breaks so many answers. A prompt whose answer is over before it can be broken makes way for the next.
+    fn fill(
+        &mut self,
+        trio: &mut Trio,
+        wanted: usize,
+        prompt: impl Fn(usize) -> String,
+    ) -> Result<()> {
+        for number in 0..wanted * 2 {
+            if self.gaps.len() == wanted {
+                break;
+            }
+            let prompt = prompt(number);
+            let unbroken = ask(trio, &prompt, |_| Ok(()))?;
+            if unbroken.times.len() > KILL_AFTER + TO_SPARE {
+                self.take(trio, prompt, unbroken)?;
+            } else {
+                println!("left out, its answer is too short: {prompt:.60}");
+            }
+        }
+        bail!(
+            "only {} of {wanted} answers were long enough",
+            self.gaps.len()
+        )
+    }
+
+    fn take(&mut self, trio: &mut Trio, prompt: String, unbroken: Answer) -> Result<()> {
         let broken = broken(trio, &prompt)?;
         let limit = gap_limit(&unbroken, KILL_AFTER)?;
         self.gaps.push((broken.longest_gap(), limit));
