@@ -82,10 +82,12 @@ impl Seen {
                 println!("left out, its answer is too short: {prompt:.60}");
             }
         }
-        bail!(
-            "only {} of {wanted} answers were long enough",
-            self.gaps.len()
-        )
+        let filled = self.gaps.len();
+        ensure!(
+            filled == wanted,
+            "only {filled} of {wanted} answers were long enough"
+        );
+        Ok(())
     }
 
     fn take(&mut self, trio: &mut Trio, prompt: String, unbroken: Answer) -> Result<()> {
