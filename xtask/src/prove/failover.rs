@@ -70,7 +70,7 @@ impl Seen {
         wanted: usize,
         prompt: impl Fn(usize) -> String,
     ) -> Result<()> {
-        for number in 0..wanted * 2 {
+        for number in 0..wanted * 4 {
             if self.gaps.len() == wanted {
                 break;
             }
