@@ -80,15 +80,10 @@ fn ensure(needed: &[Package]) -> Result<()> {
 /// libclang where clang-sys, which bindgen loads it with, would look for it.
 fn libclang() -> Option<PathBuf> {
     let told = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    let is_library = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        (name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-"))
-            && name.contains(".so")
-    };
     if let Some(told) = told {
-        return (told.is_file() && is_library(&told))
+        return (told.is_file() && is_libclang(&told))
             .then(|| told.clone())
-            .or_else(|| files_in(&told).into_iter().find(|path| is_library(path)));
+            .or_else(|| files_in(&told).into_iter().find(|path| is_libclang(path)));
     }
     let versions = files_in(Path::new("/usr/lib"))
         .into_iter()
@@ -102,7 +97,16 @@ fn libclang() -> Option<PathBuf> {
         .chain(versions)
         .chain(configured)
         .flat_map(|folder| files_in(&folder))
-        .find(|path| is_library(path))
+        .find(|path| is_libclang(path))
+}
+
+/// Whether a file is named as clang-sys looks for it. `libclang-cpp`, the C++ interface that other packages bring along,
+/// is named alike and does not serve.
+fn is_libclang(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    (name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-"))
+        && name.contains(".so")
+        && !name.contains("-cpp.")
 }
 
 /// libfaketime, which moves a program's wall clock and leaves its monotonic clock alone.
@@ -154,4 +158,30 @@ fn exists(path: &str) -> bool {
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libclang_is_told_from_its_neighbours() {
+        let is = |name: &str| is_libclang(Path::new(name));
+        for name in [
+            "libclang.so",
+            "libclang.so.1",
+            "libclang-14.so.1",
+            "libclang-14.so.14.0.6",
+        ] {
+            assert!(is(name), "{name}");
+        }
+        for name in [
+            "libclang-cpp.so.14",
+            "libclang-cpp.so",
+            "libclang-14.a",
+            "libclangAST.so",
+        ] {
+            assert!(!is(name), "{name}");
+        }
+    }
 }
