@@ -107,7 +107,7 @@ def refuses_by_name(client, model):
 
 
 def says_what_is_not_there(client, model):
-    error = refused(lambda: client.embed(model=model, input="x"))
+    error = refused(lambda: client.push(model))
     assert error.status_code == 501 and "not there yet" in error.error, error
 
 
@@ -119,6 +119,26 @@ def keeps_models_from_keyless_callers(client, model):
 def lists_what_is_loaded(client, model):
     for worker in client.ps().models:
         assert worker.expires_at is not None and worker.size >= 0, worker
+
+
+def embeds_texts(client, model):
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The interest rate was raised."]
+    whole = client.embed(model=model, input=texts)
+    cat, kitten, rate = whole.embeddings
+    cosine = lambda a, b: sum(x * y for x, y in zip(a, b))
+    assert cosine(cat, kitten) > 0.6 > 0.2 > cosine(cat, rate), (cosine(cat, kitten), cosine(cat, rate))
+    assert whole.prompt_eval_count > 15 and whole.total_duration > 0, whole.prompt_eval_count
+    short = client.embed(model=model, input=texts[0], dimensions=64).embeddings[0]
+    assert len(short) == 64 and abs(cosine(short, short) - 1) < 1e-5, len(short)
+    old = client.embeddings(model=model, prompt=texts[0]).embedding
+    assert cosine(old, cat) > 1 - 1e-6
+    # What is too long is cut, as Ollama does, unless that is not wanted.
+    long = "harbour " * 5_000
+    assert len(client.embed(model=model, input=long).embeddings) == 1
+    error = refused(lambda: client.embed(model=model, input=long, truncate=False))
+    assert error.status_code == 400 and "tokens" in error.error, error
+    assert list(client.embed(model=model, input=[]).embeddings) == []
+    assert "embedding" in client.show(model).capabilities
 
 
 CHECKS = [
@@ -141,20 +161,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", required=True, help="such as http://127.0.0.1:11535")
     parser.add_argument("--model", required=True)
+    parser.add_argument("--embedding-model", help="a model for vectors; without one they are not checked")
     parser.add_argument("--api-key")
     arguments = parser.parse_args()
     headers = {"Authorization": f"Bearer {arguments.api_key}"} if arguments.api_key else {}
     client = ollama.Client(host=arguments.base_url, headers=headers, timeout=120)
+    checks = [(check, arguments.model) for check in CHECKS]
+    if arguments.embedding_model:
+        checks.append((embeds_texts, arguments.embedding_model))
     failed = 0
-    for check in CHECKS:
+    for check, subject in checks:
         name = check.__name__.replace("_", " ")
         try:
-            check(client, arguments.model)
+            check(client, subject)
             print(f"ok    {name}")
         except Exception as error:  # every check is told, whatever the one before did
             failed += 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}")
-    print(f"ollama {importlib.metadata.version('ollama')}: {len(CHECKS) - failed} of {len(CHECKS)} hold")
+    print(f"ollama {importlib.metadata.version('ollama')}: {len(checks) - failed} of {len(checks)} hold")
     return 1 if failed else 0
 
 

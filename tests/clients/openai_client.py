@@ -135,11 +135,63 @@ def refuses_by_name(client, model):
 
 def says_what_is_not_there(client, model):
     try:
-        client.embeddings.create(model=model, input="x")
+        client.moderations.create(model=model, input="x")
     except openai.APIStatusError as error:
         assert error.status_code == 501 and error.code == "not_implemented", error.body
     else:
-        raise AssertionError("embeddings were answered")
+        raise AssertionError("moderations were answered")
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+def embeds_texts(client, model):
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The interest rate was raised."]
+    # The package asks for base64 unless told otherwise.
+    packed = client.embeddings.create(model=model, input=texts)
+    assert [entry.index for entry in packed.data] == [0, 1, 2], packed
+    cat, kitten, rate = (entry.embedding for entry in packed.data)
+    assert abs(cosine(cat, cat) - 1) < 1e-5, "not of length 1"
+    assert cosine(cat, kitten) > 0.6 > 0.2 > cosine(cat, rate), (cosine(cat, kitten), cosine(cat, rate))
+    assert packed.usage.prompt_tokens == packed.usage.total_tokens > 15, packed.usage
+    plain = client.embeddings.create(model=model, input=texts[0], encoding_format="float").data[0].embedding
+    assert cosine(plain, cat) > 1 - 1e-6
+    short = client.embeddings.create(model=model, input=texts[0], dimensions=64).data[0].embedding
+    length = sum(x * x for x in cat[:64]) ** 0.5
+    assert len(short) == 64 and abs(cosine(short, cat) - length) < 1e-5, "not the first 64, at length 1"
+    for param, kwargs in {
+        "dimensions": {"input": "x", "dimensions": 100_000},
+        "input": {"input": ["x", ""]},
+        "input[0]": {"input": [[1, 2, 3]]},
+        "encoding_format": {"input": "x", "encoding_format": "hex"},
+    }.items():
+        try:
+            client.embeddings.create(model=model, **kwargs)
+        except openai.BadRequestError as error:
+            assert error.param == param, error.body
+        else:
+            raise AssertionError(f"{kwargs} was answered")
+    try:
+        client.embeddings.create(model=model, input="harbour " * 5_000)
+    except openai.BadRequestError as error:
+        assert error.code == "context_length_exceeded" and error.param == "input", error.body
+    else:
+        raise AssertionError("a text over the context was answered")
+
+
+def asks_each_model_for_what_it_does(client, models):
+    answers, embeds = models
+    for call in (
+        lambda: client.embeddings.create(model=answers, input="x"),
+        lambda: answer(client, embeds),
+    ):
+        try:
+            call()
+        except openai.BadRequestError as error:
+            assert "vectors" in error.message, error.body
+        else:
+            raise AssertionError("a model did what it was not made for")
 
 
 def survives_a_client_that_leaves(client, model):
@@ -164,25 +216,32 @@ CHECKS = [
     survives_a_client_that_leaves,
 ]
 
+EMBEDDING_CHECKS = [embeds_texts]
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", required=True, help="such as http://127.0.0.1:11535")
     parser.add_argument("--model", required=True)
+    parser.add_argument("--embedding-model", help="a model for vectors; without one they are not checked")
     parser.add_argument("--api-key", default="none")
     arguments = parser.parse_args()
     base = arguments.base_url.rstrip("/") + "/v1"
     client = openai.OpenAI(base_url=base, api_key=arguments.api_key, max_retries=0, timeout=120)
+    checks = [(check, arguments.model) for check in CHECKS]
+    if arguments.embedding_model:
+        checks += [(check, arguments.embedding_model) for check in EMBEDDING_CHECKS]
+        checks.append((asks_each_model_for_what_it_does, (arguments.model, arguments.embedding_model)))
     failed = 0
-    for check in CHECKS:
+    for check, subject in checks:
         name = check.__name__.replace("_", " ")
         try:
-            check(client, arguments.model)
+            check(client, subject)
             print(f"ok    {name}")
         except Exception as error:  # every check is told, whatever the one before did
             failed += 1
             print(f"FAIL  {name}: {type(error).__name__}: {error}")
-    print(f"openai {openai.__version__}: {len(CHECKS) - failed} of {len(CHECKS)} hold")
+    print(f"openai {openai.__version__}: {len(checks) - failed} of {len(checks)} hold")
     return 1 if failed else 0
 
 

@@ -13,7 +13,6 @@ use xtask::stream::{Chat, quantile};
 use xtask::trio::{MODEL, import, join};
 use xtask::{model, sh, stage};
 
-use crate::check::publish_model;
 use crate::engine;
 use crate::machine::Machine;
 
@@ -90,7 +89,7 @@ pub struct Cell {
 
 /// Builds, measures, prints.
 pub fn run(options: &Options) -> Result<()> {
-    let model = publish_model(&model::fetch()?)?;
+    let model = model::publish(&model::fetch()?)?;
     let bin = match &options.bin {
         Some(bin) => bin.clone(),
         None => sh::step("binaries", stage::build)?,

@@ -37,7 +37,10 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
     parts.run("crate edges", edges::check)?;
     parts.run("dependencies", dependencies::check)?;
     parts.run("tidy", tidy::check)?;
-    let model = parts.run("demo model", || publish_model(&model::fetch()?))?;
+    let model = parts.run("models", || {
+        model::publish_vectors()?;
+        model::publish(&model::fetch()?)
+    })?;
     let bin = parts.run("binaries and tests", stage::build_with_tests)?;
     parts.run("lints", lints)?;
     parts.run("tests", || tests(&bin, &model))?;
@@ -153,16 +156,7 @@ pub fn with_parts<'c>(command: &'c mut Command, bin: &Path, model: &Path) -> &'c
     command
         .env("SUBSTRATE_TEST_BIN", bin)
         .env("SUBSTRATE_TEST_MODEL", model)
-}
-
-/// Puts the model where an unprivileged user can read it.
-pub fn publish_model(model: &Path) -> Result<PathBuf> {
-    let to = stage::scratch("model")?.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if std::fs::metadata(&to).is_ok_and(|meta| meta.len() == model::SIZE) {
-        return Ok(to);
-    }
-    stage::place(model, &to)?;
-    Ok(to)
+        .env("SUBSTRATE_TEST_VECTORS", model::vectors_beside(model))
 }
 
 #[cfg(test)]

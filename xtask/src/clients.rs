@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use xtask::model;
 use xtask::node::Scratch;
+use xtask::python;
 use xtask::sh;
-use xtask::trio::{Holders, MODEL, Trio};
+use xtask::trio::{Holders, MODEL, Trio, VECTORS};
 
 /// The packages as their users install them, pinned so that a red gate is our doing.
 const PACKAGES: [&str; 3] = ["openai==2.8.1", "ollama==0.6.1", "jsonschema==4.25.1"];
@@ -28,19 +30,26 @@ pub fn prove_bound(bin: &Path, model: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As [`client`], with the model for vectors as well.
+fn client_of_both(python: &Path, script: &str, api: &str) -> Result<()> {
+    client(python, script, api, &["--embedding-model", VECTORS])
+}
+
 /// Runs every client against a node that holds the model, and Open WebUI's against one that holds none.
 pub fn run(bin: &Path, model: &Path) -> Result<()> {
     let python = environment()?;
     let scratch = Scratch::new("clients")?;
     let trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
+    trio.share_vectors(&model::vectors_beside(model))?;
+    let api = trio.b.api.to_string();
+    client_of_both(&python, "openai_client.py", &api)?;
+    client_of_both(&python, "ollama_client.py", &api)?;
     for script in [
-        "openai_client.py",
-        "ollama_client.py",
         "open_webui_sequence.py",
         "schema_client.py",
         "tools_client.py",
     ] {
-        client(&python, script, &trio.b.api.to_string(), &[])?;
+        client(&python, script, &api, &[])?;
     }
     // A holds no model; B and C of its circle answer for it.
     client(
@@ -62,31 +71,5 @@ fn client(python: &Path, script: &str, api: &str, more: &[&str]) -> Result<()> {
 
 /// A Python environment with the packages, kept between runs.
 pub fn environment() -> Result<PathBuf> {
-    with_packages("clients", &PACKAGES)
-}
-
-/// A Python environment with these packages, kept between runs and made anew when the list changes.
-pub fn with_packages(name: &str, packages: &[&str]) -> Result<PathBuf> {
-    let folder = sh::cache()?.join(format!("venv-{name}"));
-    let stamp = folder.join("packages");
-    let wanted = packages.join("\n");
-    let python = folder.join("bin/python");
-    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) && python.exists() {
-        return Ok(python);
-    }
-    let _ = std::fs::remove_dir_all(&folder);
-    sh::run(sh::command("python3").args(["-m", "venv"]).arg(&folder))?;
-    sh::run(
-        sh::command(&python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ])
-            .args(packages),
-    )?;
-    std::fs::write(stamp, wanted)?;
-    Ok(python)
+    python::with_packages("clients", &PACKAGES)
 }

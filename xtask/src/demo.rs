@@ -13,8 +13,6 @@ use xtask::node::{Node, Scratch};
 use xtask::trio::{Holders, MODEL, Trio};
 use xtask::{model, packages, sh, stage};
 
-use crate::check::publish_model;
-
 const QUESTION: &str = "Explain in three short sentences why the sky is blue.";
 const STORY: &str = "Write a long story about a lighthouse keeper who finds a message in a bottle.";
 /// Tokens of the story: enough to be in the middle of when the node dies.
@@ -69,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("It may install build packages by apt (as root) or tells which are missing.\n");
     sh::step("system packages", packages::ensure_for_build)?;
     let model = sh::step("demo model", model::fetch)?;
-    let model = publish_model(&model)?;
+    let model = model::publish(&model)?;
     let bin = sh::step("binaries", stage::build)?;
     run_with(&bin, &model)
 }

@@ -7,6 +7,7 @@ pub mod model;
 pub mod node;
 pub mod packages;
 pub mod proxy;
+pub mod python;
 pub mod seam;
 pub mod sh;
 pub mod size;

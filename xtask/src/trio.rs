@@ -13,6 +13,9 @@ use crate::stream::Answer;
 /// The model's name in demo, benchmarks and tests.
 pub const MODEL: &str = "smollm2:135m";
 
+/// The name of the model for vectors.
+pub const VECTORS: &str = "all-minilm:33m";
+
 /// How long a change at one node may take to be seen at another: two gossip intervals are promised (2 min); on
 /// loopback, within one circle, it is point to point.
 const SEEN: Duration = Duration::from_secs(30);
@@ -89,6 +92,25 @@ impl Trio {
                 });
                 Ok(offering.count() >= 2)
             })
+    }
+
+    /// Imports the model for vectors at both guests, and waits until the founder sees it there.
+    ///
+    /// # Errors
+    /// A command's, or it is not seen in time.
+    pub fn share_vectors(&self, file: &Path) -> Result<()> {
+        for guest in [&self.b, &self.c] {
+            import_as(guest, file, VECTORS, &[])?;
+        }
+        self.a.wait_for("both guests offering vectors", SEEN, |a| {
+            let peers = a.json(&["peers"])?;
+            let peers = peers["peers"].as_array().context("no list of peers")?;
+            let offers = |peer: &&serde_json::Value| {
+                let models = peer["models"].as_array();
+                models.is_some_and(|models| models.iter().any(|name| name == VECTORS))
+            };
+            Ok(peers.iter().filter(offers).count() >= 2)
+        })
     }
 
     /// The guest with this key.
@@ -224,8 +246,12 @@ pub fn long_prompt(number: usize, lines: usize) -> String {
 /// # Errors
 /// The command's.
 pub fn import(node: &Node, model: &Path, more: &[&str]) -> Result<()> {
+    import_as(node, model, MODEL, more)
+}
+
+fn import_as(node: &Node, model: &Path, name: &str, more: &[&str]) -> Result<()> {
     let model = model.to_str().context("a path in UTF-8")?;
-    let mut args = vec!["import", model, "--as", MODEL];
+    let mut args = vec!["import", model, "--as", name];
     args.extend_from_slice(more);
     node.cli(&args).map(drop)
 }
@@ -237,6 +263,16 @@ pub fn import(node: &Node, model: &Path, more: &[&str]) -> Result<()> {
 pub fn test_bin() -> std::path::PathBuf {
     std::env::var_os("SUBSTRATE_TEST_BIN")
         .expect("SUBSTRATE_TEST_BIN names the folder that `cargo xtask stage` prints")
+        .into()
+}
+
+/// Where tests find the model for vectors.
+///
+/// # Panics
+/// `SUBSTRATE_TEST_VECTORS` is not set.
+pub fn test_vectors() -> std::path::PathBuf {
+    std::env::var_os("SUBSTRATE_TEST_VECTORS")
+        .expect("SUBSTRATE_TEST_VECTORS names the second file that `cargo xtask model` prints")
         .into()
 }
 

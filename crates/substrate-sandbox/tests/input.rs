@@ -4,7 +4,10 @@ use ciborium::Value;
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
     Input, InputError, Message, Prompt,
-    input::{CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS},
+    input::{
+        CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
+        MAX_TEXTS,
+    },
 };
 
 proptest! {
@@ -67,6 +70,12 @@ fn input() -> impl Strategy<Value = Input> {
             stop,
             logit_bias: bias.into_iter().collect(),
         })
+        .boxed()
+        .prop_union(
+            (vec(any::<String>(), 1..4), any::<bool>())
+                .prop_map(|(texts, truncate)| Input::texts(texts, truncate))
+                .boxed(),
+        )
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -106,6 +115,9 @@ fn the_encoding_is_fixed() {
     );
     let text = Input::text("hi", true).to_cbor_bytes().unwrap();
     assert_eq!(text, [0xa1, 2, 0xa2, 1, 0x62, b'h', b'i', 2, 0xf5]);
+    let texts = Input::texts(vec!["hi".to_owned()], false);
+    let expected = [0xa1, 9, 0xa2, 1, 0x81, 0x62, b'h', b'i', 2, 0xf4];
+    assert_eq!(texts.to_cbor_bytes().unwrap(), expected);
 }
 
 fn refused(bytes: &[u8], expected: &str) {
@@ -230,6 +242,10 @@ fn limits_hold_in_both_directions() {
             Input::chat(vec![Message::new(text(MAX_LABEL), "")]),
             Input::chat(vec![Message::new(text(MAX_LABEL + 1), "")]),
         ),
+        (
+            Input::texts(vec![text(1); MAX_TEXTS], true),
+            Input::texts(vec![text(1); MAX_TEXTS + 1], true),
+        ),
     ];
     for (fits, too_large) in cases {
         let bytes = fits.to_cbor_bytes().unwrap();
@@ -243,6 +259,25 @@ fn limits_hold_in_both_directions() {
         Input::from_cbor_bytes(&vec![0; MAX_INPUT + 1]),
         Err(InputError::TooLarge { what: "input", .. })
     ));
+}
+
+#[test]
+fn texts_stand_alone() {
+    let none = Input::texts(Vec::new(), true);
+    assert_eq!(none.to_cbor_bytes(), Err(InputError::Texts));
+    let texts = Input::texts(vec!["a".to_owned()], true);
+    let schema = Some("{}".to_owned());
+    let bound = Input { schema, ..texts };
+    assert_eq!(bound.to_cbor_bytes(), Err(InputError::Texts));
+    // The same bytes by hand, and no text at all.
+    refused(
+        &[0xa2, 9, 0xa2, 1, 0x81, 0x60, 2, 0xf5, 3, 0x60],
+        "unexpected field 3 in input",
+    );
+    refused(
+        &[0xa1, 9, 0xa2, 1, 0x80, 2, 0xf5],
+        "texts to embed are one or more, and nothing goes with them",
+    );
 }
 
 #[test]

@@ -94,9 +94,17 @@ impl Engine {
         options: &LoadOptions,
         interrupt: Interrupt,
     ) -> Result<Engine, Refusal> {
-        require_processor()?;
-        let (header, _) = read_header(path)?;
-        let model = Model::load(path)?;
+        let (header, model) = open(path)?;
+        Engine::over(model, &header, options, interrupt)
+    }
+
+    /// An engine over an opened model.
+    pub fn over(
+        model: Arc<Model>,
+        header: &header::Header,
+        options: &LoadOptions,
+        interrupt: Interrupt,
+    ) -> Result<Engine, Refusal> {
         if !model.is_decoder_only() {
             let detail = format!("the architecture {} is not a plain decoder", header.arch);
             return Err(Refusal::new(Failure::Unsupported, detail));
@@ -108,6 +116,7 @@ impl Engine {
             cells: options.cells.max(n_ctx),
             lanes: slots + SPARE_LANES,
             outputs: options.outputs,
+            ..Size::default()
         };
         let mut context = Context::new(
             model.clone(),
@@ -119,7 +128,7 @@ impl Engine {
         context.set_threads(options.threads, options.batch_threads);
         warm_up(&mut context)?;
         let template = compile_template(&model);
-        let facts = facts_of(&model, &header, n_ctx);
+        let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
         Ok(Engine {
             scheduler: Scheduler::new(slots, size.lanes, context.cells(), reuse),
@@ -154,6 +163,10 @@ impl Engine {
     pub fn render(&self, input: &Input) -> Result<Vec<u8>, Refusal> {
         match &input.prompt {
             input::Prompt::Text { text, .. } => Ok(text.as_bytes().to_vec()),
+            input::Prompt::Texts { .. } => Err(Refusal::new(
+                Failure::Unsupported,
+                "this model answers prompts, and makes no vectors of texts",
+            )),
             input::Prompt::Chat(messages) => {
                 let template = self.template.as_ref().map_err(copy_error)?;
                 let rendered = match input.tools.as_deref() {
@@ -174,7 +187,7 @@ impl Engine {
     pub fn tokenize(&self, input: &Input) -> Result<Ids, Refusal> {
         let special = match &input.prompt {
             input::Prompt::Text { special, .. } => *special,
-            input::Prompt::Chat(_) => true,
+            input::Prompt::Chat(_) | input::Prompt::Texts { .. } => true,
         };
         let text = zeroize::Zeroizing::new(self.render(input)?);
         let mut ids = self.model().tokenize(&text, true, special)?;
@@ -330,6 +343,13 @@ impl Engine {
     }
 }
 
+/// Checks the header of the file at `path`, then loads its weights.
+pub fn open(path: &str) -> Result<(header::Header, Arc<Model>), Refusal> {
+    require_processor()?;
+    let (header, _) = read_header(path)?;
+    Ok((header, Model::load(path)?))
+}
+
 /// Reads the header of the model at `path` only.
 pub fn inspect(path: &str) -> Result<ModelFacts, Refusal> {
     let (header, size) = read_header(path)?;
@@ -371,7 +391,7 @@ fn read_header(path: &str) -> Result<(header::Header, u64), Refusal> {
 }
 
 /// The context of one sequence: what was asked for, but no more than the model was trained for.
-fn context_of(asked: u32, trained: u32) -> u32 {
+pub(crate) fn context_of(asked: u32, trained: u32) -> u32 {
     match (asked, trained) {
         (0, 0) => DEFAULT_CONTEXT,
         (0, trained) => trained,
@@ -380,7 +400,7 @@ fn context_of(asked: u32, trained: u32) -> u32 {
     }
 }
 
-fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> ModelFacts {
+pub(crate) fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> ModelFacts {
     ModelFacts {
         arch: header.arch.clone(),
         quant: model.quant(),
@@ -429,7 +449,7 @@ fn copy_error(error: &TemplateError) -> Refusal {
     Refusal::new(Failure::BadTemplate, error.to_string())
 }
 
-fn rate(tokens: u32, time: Duration) -> u64 {
+pub(crate) fn rate(tokens: u32, time: Duration) -> u64 {
     let nanoseconds = time.as_nanos().max(1);
     u64::try_from(u128::from(tokens) * 1_000_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ mod context;
 mod model;
 
 pub use context::{Context, Interrupt, MAX_LANES, Row, Size};
-pub use model::Model;
+pub use model::{Model, Pooling};
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +85,8 @@ unsafe extern "C-unwind" {
     fn decode(context: *mut sys::llama_context, batch: sys::llama_batch) -> i32;
     #[link_name = "llama_get_logits_ith"]
     fn logits_ith(context: *mut sys::llama_context, index: i32) -> *mut f32;
+    #[link_name = "llama_get_embeddings_seq"]
+    fn vector_of(context: *mut sys::llama_context, lane: sys::llama_seq_id) -> *mut f32;
     #[link_name = "llama_state_seq_get_size"]
     fn state_size(context: *mut sys::llama_context, lane: sys::llama_seq_id) -> usize;
     #[link_name = "llama_state_seq_get_data"]

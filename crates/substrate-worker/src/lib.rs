@@ -2,7 +2,7 @@
 //! both over one pipe.
 //!
 //! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
-//! computed when), [`sequence`] (an answer, step by step),
+//! computed when), [`sequence`] (an answer, step by step), [`embedder`] (vectors of texts),
 //! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`emitter`] (text),
 //! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
 //!
@@ -12,6 +12,7 @@
 
 pub mod candidates;
 mod conversation;
+pub mod embedder;
 pub mod emitter;
 pub mod engine;
 pub mod ffi;

@@ -103,6 +103,7 @@ impl Drop for State {
 pub fn wipe(input: &mut wire::Input) {
     match &mut input.prompt {
         input::Prompt::Text { text, .. } => text.zeroize(),
+        input::Prompt::Texts { texts, .. } => texts.zeroize(),
         input::Prompt::Chat(messages) => messages.iter_mut().for_each(wipe_message),
     }
     input.tools.zeroize();

@@ -7,14 +7,19 @@
 //! stops when its credit is spent and holds up nobody else; writing blocks, so nothing piles up.
 //! Absent by design: timers, retries, logs, and who is computed when (`crate::scheduler`).
 
+mod embed;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use substrate_sandbox::wire::{self, Failure, FromWorker, Input, Load, Prepare, ToWorker};
+use substrate_sandbox::wire::{
+    self, Failure, FromWorker, Input, Load, ModelFacts, Prepare, ToWorker,
+};
 
-use crate::engine::{Engine, LoadOptions, inspect};
+use crate::embedder::Embedder;
+use crate::engine::{Engine, LoadOptions, inspect, open};
 use crate::ffi::Interrupt;
 use crate::inbox::{Inbox, Work};
 use crate::prompt::wipe;
@@ -69,17 +74,51 @@ where
     let mut out = Out::new(to);
     let loaded = load(&inbox, interrupt, &mut out, place);
     out.flush()?;
-    let Some(engine) = loaded? else {
-        return Ok(());
-    };
-    Worker {
-        out,
-        inbox,
-        engine,
-        prepared: BTreeMap::new(),
-        events: Vec::new(),
+    match loaded? {
+        None => Ok(()),
+        Some(Loaded::Answers(engine)) => Worker {
+            out,
+            inbox,
+            engine: *engine,
+            prepared: BTreeMap::new(),
+            events: Vec::new(),
+        }
+        .run(),
+        Some(Loaded::Embeds(embedder)) => embed::Worker {
+            out,
+            inbox,
+            embedder: *embedder,
+            prepared: BTreeMap::new(),
+        }
+        .run(),
     }
-    .run()
+}
+
+/// What a model is for.
+enum Loaded {
+    Answers(Box<Engine>),
+    Embeds(Box<Embedder>),
+}
+
+impl Loaded {
+    /// Loads the model at `path` for what it was made for.
+    fn from(path: &str, options: &LoadOptions, interrupt: Interrupt) -> Result<Loaded, Refusal> {
+        let (header, model) = open(path)?;
+        if model.pooling().is_some() {
+            let embedder = Embedder::over(model, &header, options, interrupt)?;
+            Ok(Loaded::Embeds(Box::new(embedder)))
+        } else {
+            let engine = Engine::over(model, &header, options, interrupt)?;
+            Ok(Loaded::Answers(Box::new(engine)))
+        }
+    }
+
+    fn facts(&self) -> &ModelFacts {
+        match self {
+            Loaded::Answers(engine) => engine.facts(),
+            Loaded::Embeds(embedder) => embedder.facts(),
+        }
+    }
 }
 
 /// Answers Inspect until a Load succeeds; `None` when the daemon leaves or loading failed.
@@ -88,7 +127,7 @@ fn load<S>(
     interrupt: Interrupt,
     out: &mut Out<impl Write>,
     place: Place<S>,
-) -> io::Result<Option<Engine>>
+) -> io::Result<Option<Loaded>>
 where
     S: FnOnce() -> Result<FromWorker, String>,
 {
@@ -123,8 +162,8 @@ where
         pool: place.pool,
         ..LoadOptions::default()
     };
-    let engine = match Engine::load(&place.model, &options, interrupt) {
-        Ok(engine) => engine,
+    let loaded = match Loaded::from(&place.model, &options, interrupt) {
+        Ok(loaded) => loaded,
         Err(refusal) => {
             out.refuse(None, refusal)?;
             return Ok(None);
@@ -137,8 +176,8 @@ where
             return Ok(None);
         }
     }
-    out.send(&FromWorker::Loaded(engine.facts().clone()))?;
-    Ok(Some(engine))
+    out.send(&FromWorker::Loaded(loaded.facts().clone()))?;
+    Ok(Some(loaded))
 }
 
 struct Worker<W> {

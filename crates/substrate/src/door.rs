@@ -66,7 +66,8 @@ pub struct Ask {
     pub client: Client,
 }
 
-/// What happens to a job, in order: `Queued*`, `Started`, (`Text` | `Moved` | `Started`)*, then `Finished` or `Failed`.
+/// What happens to a job, in order: `Queued*`, `Started`, (`Text` | `Row` | `Moved` | `Started`)*, then `Finished` or
+/// `Failed`.
 #[derive(Debug, Clone)]
 pub enum JobEvent {
     /// The job waits; told at every change and at least every 2 s.
@@ -75,6 +76,8 @@ pub enum JobEvent {
     Started(Started),
     /// The answer goes on. `bytes` is whole UTF-8.
     Text(TextPiece),
+    /// The vector of the next text, in the order they were given: f32, little-endian, of length 1.
+    Row(Vec<u8>),
     /// The node vanished; the answer goes on at another (a new `Started` follows). Nothing is repeated.
     Moved {
         /// The node left.

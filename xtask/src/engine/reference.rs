@@ -160,7 +160,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_prebuilt(setup: Setup<'_>) -> Result<Self> {
-        let python = crate::clients::with_packages("reference", &[PREBUILT])?;
+        let python = xtask::python::with_packages("reference", &[PREBUILT])?;
         let mut child = sh::command(python)
             .arg(sh::root().join("tests/reference/serve.py"))
             .arg(setup.model)

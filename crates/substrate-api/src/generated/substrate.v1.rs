@@ -152,7 +152,7 @@ pub struct RunRequest {
     #[prost(uint64, tag = "15")]
     pub deadline_ms: u64,
     /// What to answer.
-    #[prost(oneof = "run_request::Prompt", tags = "2, 3")]
+    #[prost(oneof = "run_request::Prompt", tags = "2, 3, 16")]
     pub prompt: ::core::option::Option<run_request::Prompt>,
     /// Where it may run.
     #[prost(oneof = "run_request::Placement", tags = "12, 13")]
@@ -170,6 +170,9 @@ pub mod run_request {
         /// Text that goes to the model as it is.
         #[prost(message, tag = "3")]
         Text(super::RawText),
+        /// Texts to be turned into vectors, one row each. Tools, schema, stop and biases have no meaning then.
+        #[prost(message, tag = "16")]
+        Texts(super::Texts),
     }
     /// Where it may run.
     #[allow(clippy::all)]
@@ -225,6 +228,17 @@ pub struct RawText {
     #[prost(bool, tag = "2")]
     pub special: bool,
 }
+/// Texts to be turned into vectors.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Texts {
+    /// At least one.
+    #[prost(string, repeated, tag = "1")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether a text longer than the context is cut at its end; otherwise it is refused.
+    #[prost(bool, tag = "2")]
+    pub truncate: bool,
+}
 /// A weight added to one token's logit.
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -278,12 +292,12 @@ pub struct Sampler {
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Elsewhere {}
-/// What happened to a job. In order: `taken`, then `queued`*, `started`, (`text` | `moved` |
+/// What happened to a job. In order: `taken`, then `queued`*, `started`, (`text` | `row` | `moved` |
 /// `started`)*, then `finished` or `failed`, after which nothing follows.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JobEvent {
-    #[prost(oneof = "job_event::Event", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "job_event::Event", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub event: ::core::option::Option<job_event::Event>,
 }
 /// Nested message and enum types in `JobEvent`.
@@ -312,6 +326,9 @@ pub mod job_event {
         /// The end of a job that could not be answered.
         #[prost(message, tag = "7")]
         Failed(super::Refusal),
+        /// The vector of the next text.
+        #[prost(message, tag = "8")]
+        Row(super::Row),
     }
 }
 /// The daemon took the job.
@@ -372,6 +389,14 @@ pub struct Text {
     /// One per id, if asked for.
     #[prost(message, repeated, tag = "3")]
     pub logprobs: ::prost::alloc::vec::Vec<TokenLogprob>,
+}
+/// One text's vector.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Row {
+    /// Of length 1 together (L2).
+    #[prost(float, repeated, tag = "1")]
+    pub components: ::prost::alloc::vec::Vec<f32>,
 }
 /// How likely a sampled token was.
 #[allow(clippy::all)]

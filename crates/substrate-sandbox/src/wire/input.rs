@@ -1,7 +1,8 @@
 //! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases.
 //!
 //! Its bytes are what a manifest's input commitment covers, so one input has exactly one encoding:
-//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias}, absent where empty.
+//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias}, absent where empty; or {9 texts} alone,
+//! whose answer is vectors.
 //!
 //! Invariant: `from_cbor_bytes(b) == Ok(i)` implies `i.to_cbor_bytes() == Ok(b)`.
 //! Invariant: an input is parsed inside the wall only; the daemon that serves it passes on bytes.
@@ -28,6 +29,9 @@ pub const MAX_STOP: usize = 1024;
 
 /// The most logit biases: far above what clients send, far below a vocabulary.
 pub const MAX_LOGIT_BIAS: usize = 4096;
+
+/// The most texts of one job of embeddings: OpenAI's API takes as many.
+pub const MAX_TEXTS: usize = 2048;
 
 /// The longest role, name or tool call id in bytes.
 pub const MAX_LABEL: usize = 256;
@@ -58,6 +62,13 @@ pub enum Prompt {
         text: String,
         /// Whether special tokens in the text count as such.
         special: bool,
+    },
+    /// Texts to be turned into vectors, one row each. No other field goes with them.
+    Texts {
+        /// The texts, at least one.
+        texts: Vec<String>,
+        /// Whether a text longer than the context is cut at its end; otherwise it is refused.
+        truncate: bool,
     },
 }
 
@@ -109,6 +120,9 @@ pub enum InputError {
     /// Logit biases are not ascending by token id.
     #[error("logit biases are not ascending by token id")]
     BiasOrder,
+    /// Texts without one, or with what only an answer in words can have.
+    #[error("texts to embed are one or more, and nothing goes with them")]
+    Texts,
 }
 
 impl Input {
@@ -121,6 +135,11 @@ impl Input {
     pub fn text(text: impl Into<String>, special: bool) -> Self {
         let text = text.into();
         Self::from_prompt(Prompt::Text { text, special })
+    }
+
+    /// An input of texts to embed.
+    pub fn texts(texts: Vec<String>, truncate: bool) -> Self {
+        Self::from_prompt(Prompt::Texts { texts, truncate })
     }
 
     /// An input of a prompt alone.
@@ -181,6 +200,7 @@ impl Input {
                 read_message,
             )?),
             Some(2) => read_text_prompt(&mut reader)?,
+            Some(9) => read_texts(&mut reader)?,
             other => return Err(fields.unexpected(other)),
         };
         let mut input = Self::from_prompt(prompt);
@@ -210,6 +230,16 @@ impl Input {
         if let Prompt::Chat(messages) = &self.prompt {
             within("messages", messages.len(), MAX_MESSAGES)?;
             messages.iter().try_for_each(Message::check)?;
+        }
+        if let Prompt::Texts { texts, .. } = &self.prompt {
+            within("texts", texts.len(), MAX_TEXTS)?;
+            let alone = self.tools.is_none()
+                && self.schema.is_none()
+                && self.stop.is_empty()
+                && self.logit_bias.is_empty();
+            if texts.is_empty() || !alone {
+                return Err(InputError::Texts);
+            }
         }
         within("stop strings", self.stop.len(), MAX_STOPS)?;
         for stop in &self.stop {
@@ -273,6 +303,15 @@ fn write_prompt(w: &mut Writer, prompt: &Prompt) {
             w.unsigned(2);
             w.bool(*special);
         }
+        Prompt::Texts { texts, truncate } => {
+            w.unsigned(9);
+            w.map(2);
+            w.unsigned(1);
+            w.array(texts.len());
+            texts.iter().for_each(|text| w.text(text));
+            w.unsigned(2);
+            w.bool(*truncate);
+        }
     }
 }
 
@@ -291,6 +330,18 @@ fn read_text_prompt(reader: &mut Reader<'_>) -> Result<Prompt, InputError> {
     let special = reader.bool()?;
     match fields.next(reader)? {
         None => Ok(Prompt::Text { text, special }),
+        other => Err(fields.unexpected(other)),
+    }
+}
+
+fn read_texts(reader: &mut Reader<'_>) -> Result<Prompt, InputError> {
+    let mut fields = Fields::open(reader, "texts")?;
+    fields.require(reader, 1)?;
+    let texts = read_list(reader, "texts", MAX_TEXTS, read_string)?;
+    fields.require(reader, 2)?;
+    let truncate = reader.bool()?;
+    match fields.next(reader)? {
+        None => Ok(Prompt::Texts { texts, truncate }),
         other => Err(fields.unexpected(other)),
     }
 }
@@ -407,6 +458,7 @@ impl fmt::Debug for Prompt {
         match self {
             Self::Chat(messages) => write!(f, "Chat({} messages)", messages.len()),
             Self::Text { text, .. } => write!(f, "Text({} bytes)", text.len()),
+            Self::Texts { texts, .. } => write!(f, "Texts({} texts)", texts.len()),
         }
     }
 }

@@ -202,6 +202,15 @@ pub enum FromWorker {
         /// One entry per id if the sampler asked for them, else empty.
         logprobs: Vec<TokenLogprob>,
     },
+    /// One text's vector. Rows come in the order of the texts; each counts as a token of the sequence.
+    Row {
+        /// Sequence id.
+        seq: u64,
+        /// Which text, from 0.
+        row: u32,
+        /// Its components: f32, little-endian, of length 1 together (L2).
+        bytes: Vec<u8>,
+    },
     /// A sequence ended.
     Finished(Finished),
     /// Answer to [`ToWorker::Tokenize`].
@@ -393,6 +402,7 @@ impl fmt::Debug for FromWorker {
             Self::Prepared { seq, n_in } => sized(f, "Prepared", *seq, "n_in", *n_in as usize),
             Self::Prefilled { seq, n } => sized(f, "Prefilled", *seq, "n", *n as usize),
             Self::Tokens { seq, ids, .. } => sized(f, "Tokens", *seq, "ids", ids.len()),
+            Self::Row { seq, bytes, .. } => sized(f, "Row", *seq, "bytes", bytes.len()),
             Self::Finished(finished) => finished.fmt(f),
             Self::Tokenized { seq, ids } => sized(f, "Tokenized", *seq, "ids", ids.len()),
             Self::Detokenized { seq, bytes } => sized(f, "Detokenized", *seq, "bytes", bytes.len()),

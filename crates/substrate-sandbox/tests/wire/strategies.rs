@@ -60,6 +60,11 @@ pub fn from_worker() -> impl Strategy<Value = FromWorker> {
                 logprobs
             }
         ),
+        any::<(u64, u32, Vec<u8>)>().prop_map(|(seq, row, bytes)| FromWorker::Row {
+            seq,
+            row,
+            bytes
+        }),
         finished().prop_map(FromWorker::Finished),
         any::<(u64, Vec<u32>)>().prop_map(|(seq, ids)| FromWorker::Tokenized { seq, ids }),
         any::<(u64, Vec<u8>)>().prop_map(|(seq, bytes)| FromWorker::Detokenized { seq, bytes }),

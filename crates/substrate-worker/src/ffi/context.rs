@@ -17,7 +17,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::{
     EngineError, MAX_BATCH, MAX_THREADS, Model, context_init, decode, guarded, logits_ith,
-    state_get, state_set, state_size,
+    state_get, state_set, state_size, vector_of,
 };
 use crate::prompt::State;
 
@@ -45,7 +45,7 @@ unsafe extern "C" fn on_abort_poll(data: *mut c_void) -> bool {
 }
 
 /// The size of a context.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Size {
     /// Cells of all lanes together; 0: as many as the model was trained for.
     pub cells: u32,
@@ -53,6 +53,10 @@ pub struct Size {
     pub lanes: u32,
     /// Rows of one decode that may have logits.
     pub outputs: u32,
+    /// Tokens of one decode; 0: [`MAX_BATCH`].
+    pub batch: u32,
+    /// Whether a lane's text gives one vector, instead of logits for its rows.
+    pub vectors: bool,
 }
 
 /// One token of a batch.
@@ -79,6 +83,7 @@ pub struct Context {
     model: Arc<Model>,
     interrupt: Interrupt,
     lanes: u32,
+    batch: usize,
     ids: Vec<i32>,
     positions: Vec<i32>,
     lane_ids: Vec<i32>,
@@ -101,16 +106,26 @@ impl Context {
     ) -> Result<Context, EngineError> {
         let pool_size = pool_size.clamp(1, MAX_THREADS);
         let lanes = size.lanes.clamp(1, MAX_LANES);
+        let batch = match size.batch {
+            0 => MAX_BATCH as u32,
+            tokens => tokens,
+        };
+        // A vector is pooled from every row of its text.
+        let outputs = if size.vectors { batch } else { size.outputs };
         let raw = guarded("making a context", || {
             // SAFETY: the model is live; the interrupt's flag outlives the context, which holds it.
             unsafe {
                 let mut params = sys::llama_context_default_params();
                 params.n_ctx = size.cells;
-                params.n_batch = MAX_BATCH as u32;
-                params.n_ubatch = MAX_BATCH as u32;
+                params.n_batch = batch;
+                params.n_ubatch = batch;
                 params.n_seq_max = lanes;
                 params.kv_unified = true;
-                params.n_outputs_max = size.outputs.max(lanes).min(MAX_BATCH as u32);
+                params.n_outputs_max = outputs.max(lanes).min(batch);
+                if size.vectors {
+                    params.embeddings = true;
+                    params.pooling_type = model.pooling().unwrap_or_default().code();
+                }
                 params.n_threads = pool_size as i32;
                 params.n_threads_batch = pool_size as i32;
                 params.no_perf = true;
@@ -140,6 +155,7 @@ impl Context {
             model,
             interrupt,
             lanes,
+            batch: batch as usize,
             ids: Vec::new(),
             positions: Vec::new(),
             lane_ids: Vec::new(),
@@ -223,7 +239,7 @@ impl Context {
     }
 
     fn fill(&mut self, rows: &[Row]) -> Result<(), EngineError> {
-        if rows.is_empty() || rows.len() > MAX_BATCH {
+        if rows.is_empty() || rows.len() > self.batch {
             return Err(EngineError::Code(-1));
         }
         self.ids.clear();
@@ -260,6 +276,19 @@ impl Context {
         }
         // SAFETY: llama.cpp keeps `n_vocab` floats there until the next decode, which needs `&mut self`.
         Ok(unsafe { std::slice::from_raw_parts(logits, self.model.n_vocab() as usize) })
+    }
+
+    /// The vector of the text that the last decode read in `lane`, in a context that makes vectors.
+    pub fn vector(&mut self, lane: u32) -> Result<&[f32], EngineError> {
+        debug_assert!(lane < self.lanes);
+        let raw = self.raw.as_ptr();
+        // SAFETY: the context is live; llama.cpp answers null for a lane that the last decode did not read.
+        let vector = guarded("vectors", || unsafe { vector_of(raw, lane as i32) })?;
+        if vector.is_null() {
+            return Err(EngineError::Code(-1));
+        }
+        // SAFETY: llama.cpp keeps as many floats there until the next decode, which needs `&mut self`.
+        Ok(unsafe { std::slice::from_raw_parts(vector, self.model.vector_length() as usize) })
     }
 
     /// Forgets every lane. The cells are overwritten by the next; zeroing them would touch,

@@ -15,6 +15,42 @@ use super::{
     token_to_piece, tokenize,
 };
 
+/// How the vectors of a text's tokens become the text's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The first one.
+    First,
+    /// The last one.
+    Last,
+    /// A score of a pair of texts, and no vector of one.
+    Rank,
+}
+
+impl Pooling {
+    /// `pooling_type` of a GGUF header, which is llama.cpp's own number; `None` if nothing is pooled.
+    fn of(number: &str) -> Option<Pooling> {
+        match number.parse() {
+            Ok(sys::LLAMA_POOLING_TYPE_MEAN) => Some(Pooling::Mean),
+            Ok(sys::LLAMA_POOLING_TYPE_CLS) => Some(Pooling::First),
+            Ok(sys::LLAMA_POOLING_TYPE_LAST) => Some(Pooling::Last),
+            Ok(sys::LLAMA_POOLING_TYPE_RANK) => Some(Pooling::Rank),
+            _ => None,
+        }
+    }
+
+    pub(super) fn code(self) -> sys::llama_pooling_type {
+        match self {
+            Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+            Pooling::First => sys::LLAMA_POOLING_TYPE_CLS,
+            Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
+            Pooling::Rank => sys::LLAMA_POOLING_TYPE_RANK,
+        }
+    }
+}
+
 /// A loaded model: weights, vocabulary and header facts.
 pub struct Model {
     pub(super) raw: NonNull<sys::llama_model>,
@@ -122,6 +158,22 @@ impl Model {
                 && !sys::llama_model_has_encoder(self.raw.as_ptr())
                 && !sys::llama_model_is_diffusion(self.raw.as_ptr())
         }
+    }
+
+    /// How this model makes one vector of a text; `None` if it was made to answer. A model whose tokens see those that
+    /// follow cannot answer: if it does not say how its vectors are pooled, the mean is taken.
+    pub fn pooling(&self) -> Option<Pooling> {
+        let arch = self.meta("general.architecture")?;
+        let of_arch = |key: &str| self.meta(&format!("{arch}.{key}"));
+        let named = of_arch("pooling_type").and_then(|number| Pooling::of(&number));
+        let sees_ahead = of_arch("attention.causal").is_some_and(|causal| causal == "false");
+        named.or(sees_ahead.then(Pooling::default))
+    }
+
+    /// Components of a vector.
+    pub fn vector_length(&self) -> u32 {
+        // SAFETY: the model is live.
+        unsafe { sys::llama_model_n_embd_out(self.raw.as_ptr()).max(0) as u32 }
     }
 
     /// Whether the cells of a lane can be cut and shared at any position; a recurrent state cannot.

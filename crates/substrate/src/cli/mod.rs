@@ -16,6 +16,7 @@ mod circle;
 mod completions;
 mod copy;
 mod doctor;
+mod embed;
 mod import;
 mod jobs;
 mod key;
@@ -86,6 +87,8 @@ pub struct Cli {
 enum Command {
     /// Ask a model, once or in a conversation
     Run(run::Run),
+    /// Turn texts into vectors
+    Embed(embed::Embed),
     /// Run the daemon
     #[command(visible_alias = "start")]
     Serve(serve::Serve),
@@ -224,6 +227,7 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
     match command {
         Command::Run(command) => command.run(session).await,
         Command::Serve(command) => command.run(session).await,
+        Command::Embed(command) => command.run(session).await,
         Command::Pull(command) => command.run(session).await,
         Command::Import(command) => command.run(session).await,
         Command::List(command) => command.run(session).await,

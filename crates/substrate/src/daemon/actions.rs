@@ -16,6 +16,7 @@ use crate::models::catalogue::{FindError, Held};
 use crate::models::import::Signer;
 use crate::models::names::ModelName;
 use crate::models::pull::{PullError, Source};
+use crate::models::purpose::capability;
 
 /// Progress lines that may wait for a client; a slow one slows the download's reports, not the download.
 const PROGRESS_DEPTH: usize = 16;
@@ -220,8 +221,7 @@ fn details(held: &Held) -> Details {
         license: entry.licence.clone(),
         template,
         model_info: model_info.into(),
-        // A template may know of tools, but an answer is not yet taken apart into calls.
-        capabilities: vec!["completion".to_owned()],
+        capabilities: vec![capability(&entry.arch).to_owned()],
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use substrate_node::{Event, JobPhase, Want, WorkPhase};
-use substrate_record::{ContentHash, JobId, JobKind, WallTier};
+use substrate_record::{ContentHash, JobId, WallTier};
+use substrate_sandbox::wire::input::Prompt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
 use super::life::{Arrival, Life, Note, Requested};
-use super::session::answer::Answer;
+use super::session::answer::{Answer, kind_of};
 use super::{joining, views};
 use crate::config::Config;
 use crate::door::{
@@ -75,10 +76,13 @@ impl Life {
                 why: error.to_string(),
             })?;
         let wall = ask.wall.unwrap_or(WallTier::Basic);
-        let max_tokens = ask
-            .max_tokens
-            .unwrap_or_else(|| self.longest(&entries))
-            .max(1);
+        let max_tokens = match &ask.input.prompt {
+            Prompt::Texts { texts, .. } => u32::try_from(texts.len()).unwrap_or(u32::MAX),
+            Prompt::Chat(_) | Prompt::Text { .. } => ask
+                .max_tokens
+                .unwrap_or_else(|| self.longest(&entries))
+                .max(1),
+        };
         let job = JobId::from_bytes(draw());
         let (events, stream) = mpsc::channel(JOB_EVENT_DEPTH);
         let want = Want {
@@ -87,7 +91,7 @@ impl Life {
             placement: placement(ask.placement),
             wall,
             isolated: false,
-            kind: JobKind::Generate,
+            kind: kind_of(&ask.input),
             n_in_estimate: u32::try_from(input.len() / BYTES_PER_TOKEN).unwrap_or(u32::MAX),
             max_tokens,
             deadline_ms: ask.deadline_ms,

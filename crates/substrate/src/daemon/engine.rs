@@ -490,7 +490,7 @@ fn route(routes: &Routes, frame: FromWorker) -> Result<(), String> {
 fn is_granted(frame: &FromWorker) -> bool {
     matches!(
         frame,
-        FromWorker::Prefilled { .. } | FromWorker::Tokens { .. }
+        FromWorker::Prefilled { .. } | FromWorker::Tokens { .. } | FromWorker::Row { .. }
     )
 }
 
@@ -500,6 +500,7 @@ fn seq_of(frame: &FromWorker) -> Option<u64> {
         FromWorker::Prepared { seq, .. }
         | FromWorker::Prefilled { seq, .. }
         | FromWorker::Tokens { seq, .. }
+        | FromWorker::Row { seq, .. }
         | FromWorker::Tokenized { seq, .. }
         | FromWorker::Detokenized { seq, .. }
         | FromWorker::Rendered { seq, .. }

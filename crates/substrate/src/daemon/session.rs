@@ -11,6 +11,7 @@ pub mod answer;
 pub mod checks;
 pub mod closing;
 pub mod io;
+pub mod output;
 pub mod provider;
 pub mod refusal;
 pub mod requester;

@@ -84,6 +84,9 @@ fn prompt_in(prompt: Option<v1::run_request::Prompt>) -> Result<Prompt, Status> 
         Some(v1::run_request::Prompt::Text(v1::RawText { text, special })) => {
             Ok(Prompt::Text { text, special })
         }
+        Some(v1::run_request::Prompt::Texts(v1::Texts { texts, truncate })) => {
+            Ok(Prompt::Texts { texts, truncate })
+        }
         Some(v1::run_request::Prompt::Chat(chat)) => Ok(Prompt::Chat(
             chat.messages.into_iter().map(message_in).collect(),
         )),
@@ -201,6 +204,7 @@ pub fn event_out(event: door::JobEvent) -> v1::JobEvent {
             attempt: started.attempt,
         }),
         door::JobEvent::Text(piece) => Event::Text(text_out(piece)),
+        door::JobEvent::Row(bytes) => Event::Row(row_out(&bytes)),
         door::JobEvent::Moved {
             from,
             after_tokens,
@@ -229,6 +233,13 @@ fn text_out(piece: door::TextPiece) -> v1::Text {
         text: String::from_utf8_lossy(&piece.bytes).into_owned(),
         ids: piece.ids,
         logprobs: piece.logprobs.into_iter().map(logprob_out).collect(),
+    }
+}
+
+fn row_out(bytes: &[u8]) -> v1::Row {
+    let (components, _) = bytes.as_chunks::<4>();
+    v1::Row {
+        components: components.iter().copied().map(f32::from_le_bytes).collect(),
     }
 }
 

@@ -179,34 +179,37 @@ where
 const MAX_TEXTS: usize = MAX_STOPS;
 
 /// One string or a bounded list of them.
+pub(super) type Texts = TextsOf<MAX_TEXTS>;
+
+/// One string or a list of at most `N`.
 #[derive(Default)]
-pub(super) struct Texts(pub(super) Vec<String>);
+pub(super) struct TextsOf<const N: usize>(pub(super) Vec<String>);
 
-impl<'de> Deserialize<'de> for Texts {
+impl<'de, const N: usize> Deserialize<'de> for TextsOf<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
+        struct OneOrMany<const N: usize>;
 
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Texts;
+        impl<'de, const N: usize> Visitor<'de> for OneOrMany<N> {
+            type Value = TextsOf<N>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "a string or a list of at most {MAX_TEXTS} strings")
+                write!(f, "a string or a list of at most {N} strings")
             }
 
-            fn visit_unit<E: Error>(self) -> Result<Texts, E> {
-                Ok(Texts::default())
+            fn visit_unit<E: Error>(self) -> Result<TextsOf<N>, E> {
+                Ok(TextsOf::default())
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
-                Ok(Texts(vec![text.to_owned()]))
+            fn visit_str<E: Error>(self, text: &str) -> Result<TextsOf<N>, E> {
+                Ok(TextsOf(vec![text.to_owned()]))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Texts, A::Error> {
-                elements::<_, _, MAX_TEXTS>(seq).map(Texts)
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<TextsOf<N>, A::Error> {
+                elements::<_, _, N>(seq).map(TextsOf)
             }
         }
 
-        deserializer.deserialize_any(OneOrMany)
+        deserializer.deserialize_any(OneOrMany::<N>)
     }
 }
 

@@ -34,6 +34,9 @@ const FIRST_EVENT: Duration = Duration::from_secs(2);
 /// Largest answer kept for a client that does not stream: far above any context's worth of text.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
+/// Most vectors kept for one request: 2,048 of 1,024 components. Written as JSON they take three times as much.
+const MAX_ROW_BYTES: usize = 8 << 20;
+
 /// The answer's job, on every answer that has one.
 pub(super) const JOB: HeaderName = HeaderName::from_static("x-substrate-job");
 const NODE: HeaderName = HeaderName::from_static("x-substrate-node");
@@ -58,6 +61,8 @@ pub(super) struct Answer {
     pub(super) model: String,
     pub(super) text: String,
     pub(super) logprobs: Vec<TokenLogprob>,
+    /// Vectors, if they were asked for: f32, little-endian.
+    pub(super) rows: Vec<Vec<u8>>,
     pub(super) summary: Summary,
 }
 
@@ -109,6 +114,7 @@ impl Running {
 
     async fn follow(mut self) -> Result<Answer, Refusal> {
         let (mut text, mut logprobs) = (String::new(), Vec::new());
+        let (mut rows, mut row_bytes) = (Vec::new(), 0);
         let mut next = self.first.take();
         loop {
             let event = match next.take() {
@@ -130,6 +136,18 @@ impl Running {
                         )));
                     }
                 }
+                JobEvent::Row(row) => {
+                    row_bytes += row.len();
+                    if row_bytes > MAX_ROW_BYTES {
+                        return Err(Refusal::invalid(
+                            "input",
+                            format!(
+                                "the vectors are larger than {MAX_ROW_BYTES} bytes: ask for fewer texts at once"
+                            ),
+                        ));
+                    }
+                    rows.push(row);
+                }
                 JobEvent::Finished(summary) => {
                     let summary = finished(*summary)?;
                     return Ok(Answer {
@@ -137,6 +155,7 @@ impl Running {
                         model: self.model,
                         text,
                         logprobs,
+                        rows,
                         summary,
                     });
                 }

@@ -12,6 +12,7 @@
 
 pub mod actions;
 mod body;
+pub(crate) mod embed;
 mod error;
 mod guard;
 mod health;

@@ -10,3 +10,4 @@ pub mod catalogue;
 pub mod import;
 pub mod names;
 pub mod pull;
+pub mod purpose;

@@ -303,6 +303,7 @@ fn said(ask: &Ask) -> String {
             .map(|turn| format!("{}: {}\n", turn.role, turn.content))
             .collect(),
         Prompt::Text { text, .. } => text.clone(),
+        Prompt::Texts { texts, truncate } => format!("truncate {truncate} {texts:?}"),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod abandoned;
 mod clock;
+mod embeddings;
 mod failover;
 mod link;
 mod load;

@@ -158,10 +158,12 @@ fn as_json(event: &Event) -> Value {
         }),
         Event::Finished(finished) => finished_json(finished),
         Event::Failed(refusal) => json!({ "event": "failed", "error": refusal.message }),
+        Event::Row(row) => json!({ "event": "row", "components": row.components }),
     }
 }
 
-fn finished_json(finished: &v1::Finished) -> Value {
+/// The end of a job, for programs.
+pub fn finished_json(finished: &v1::Finished) -> Value {
     let timings = finished.timings.unwrap_or_default();
     json!({
         "event": "finished",

@@ -20,6 +20,7 @@ use super::{
 use crate::config::KeepAlive;
 
 mod answer;
+pub use answer::finished_json;
 mod conversation;
 mod line;
 

@@ -3,6 +3,7 @@
 //! Invariant: at most one attempt's session holds the answer at a time (it is behind an async lock), so no
 //! token is appended twice and an attempt never starts before the last one has signed what it received.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -10,9 +11,10 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use substrate_mesh::input::Partition;
 use substrate_record::{
-    Commitment, JobManifest, NodeId, RecordId, Salt, Sampler, Verified, WallTier, commit,
+    Commitment, JobKind, JobManifest, NodeId, RecordId, Salt, Sampler, Verified, WallTier, commit,
     output_bytes,
 };
+use substrate_sandbox::wire::input::{Input, Prompt};
 use tokio::sync::mpsc;
 
 use crate::daemon::context::draw;
@@ -28,6 +30,8 @@ static SECRET: LazyLock<[u8; 32]> = LazyLock::new(draw);
 pub struct Answer {
     /// Where its client listens.
     pub events: mpsc::Sender<JobEvent>,
+    /// Words or vectors.
+    pub kind: JobKind,
     /// Canonical input bytes, sent on the stream and committed in each manifest.
     pub input: Vec<u8>,
     /// The seed's base, PROTOCOL.md 3: 8 bytes from the client, or 32 drawn here.
@@ -37,13 +41,13 @@ pub struct Answer {
     pub client: Option<Client>,
     /// As signed in each manifest.
     pub sampler: Sampler,
-    /// Tokens of the whole answer at most.
+    /// Tokens of the whole answer at most; of vectors, the texts.
     pub max_tokens: u32,
     /// Demanded wall.
     pub wall: WallTier,
     /// How long the client waits with nothing coming, in milliseconds: from `since`, and from each token on.
     pub deadline_ms: u64,
-    /// Every id received, over all attempts.
+    /// Every id received, over all attempts; of vectors, the numbers of the rows.
     pub ids: Vec<u32>,
     /// Manifests of the attempts so far, the latest last: the parent of the next, and what an export shows.
     pub manifests: VecDeque<Verified<JobManifest>>,
@@ -119,6 +123,7 @@ impl Answer {
     ) -> Self {
         Self {
             events,
+            kind: kind_of(&ask.input),
             input,
             seed: seed_base(ask.seed, ask.choice),
             client: ask.seed.is_none().then(|| ask.client.clone()),
@@ -134,6 +139,29 @@ impl Answer {
             fed: None,
             offered: None,
             timings: Timings::default(),
+        }
+    }
+
+    /// What the next attempt is asked: all of it, or the texts whose vectors have not come.
+    pub fn asked_now(&self) -> Cow<'_, [u8]> {
+        if self.kind == JobKind::Generate || self.ids.is_empty() {
+            return Cow::Borrowed(&self.input);
+        }
+        // These bytes were encoded here, from texts of which at least one is left.
+        let left = Input::from_cbor_bytes(&self.input).and_then(|mut input| {
+            if let Prompt::Texts { texts, .. } = &mut input.prompt {
+                texts.drain(..self.ids.len().min(texts.len()));
+            }
+            input.to_cbor_bytes()
+        });
+        left.map_or(Cow::Borrowed(&self.input), Cow::Owned)
+    }
+
+    /// Ids the next attempt goes on from. Rows are not gone on from: their texts are left out instead.
+    pub fn resumed_now(&self) -> &[u32] {
+        match self.kind {
+            JobKind::Generate => &self.ids,
+            JobKind::Embed => &[],
         }
     }
 
@@ -160,6 +188,14 @@ impl Answer {
     pub fn deadline_left_ms(&self) -> u64 {
         let waits_since = self.fed.unwrap_or(self.since);
         self.deadline_ms.saturating_sub(millis(waits_since))
+    }
+}
+
+/// What kind of work an input asks for.
+pub fn kind_of(input: &Input) -> JobKind {
+    match input.prompt {
+        Prompt::Texts { .. } => JobKind::Embed,
+        Prompt::Chat(_) | Prompt::Text { .. } => JobKind::Generate,
     }
 }
 

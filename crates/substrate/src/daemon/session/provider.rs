@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::io::{HEARTBEAT, IoEnd, JobIo};
+use super::output::Rows;
 use super::tail::Tail;
 use super::work::{self, Input, Running, Spent};
 use super::{ORDER_DEPTH, ProviderOrder, Report, refusal};
@@ -66,6 +67,8 @@ struct Session {
     tail: Tail,
     /// Ids sampled in this attempt, until its receipt is signed.
     ids: Vec<u32>,
+    /// Commitments to the rows made in this attempt, if it makes vectors.
+    rows: Option<Rows>,
     /// How many there were.
     tokens: u32,
     input: Option<InputCommitment>,
@@ -142,6 +145,7 @@ impl Session {
             acks: Vec::new(),
             tail: Tail::default(),
             ids: Vec::new(),
+            rows: None,
             tokens: 0,
             input: None,
             spent: Spent::begin(),

@@ -18,14 +18,15 @@ use substrate_mesh::input::{InputHeader, MAX_INPUT, input_frames};
 use substrate_mesh::job::JobFrame;
 use substrate_node::{AttemptId, CloseReason, Event, MoveReason, Refusal};
 use substrate_record::{
-    Accept, Ack, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptW, Scope, SessionNonce,
-    Verified, commit, output_bytes,
+    Accept, Ack, Commitment, JobKind, JobManifest, ModelEntry, NodeId, Policy, ReceiptW, Scope,
+    SessionNonce, Verified, commit, output_bytes,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::answer::{Answer, Salts, millis};
 use super::io::{HEARTBEAT, IoEnd, JobIo, Turn, WRITE_DEADLINE};
+use super::output::Rows;
 use super::{Report, RequesterOrder, refusal};
 use crate::daemon::context::Context;
 use crate::door::{JobEvent, Route, TokenLogprob};
@@ -75,6 +76,12 @@ struct Session<D> {
     salts: Salts,
     /// Tokens the answer had when this attempt began.
     resumed: usize,
+    /// What this attempt was asked.
+    input: Vec<u8>,
+    /// Commitments to the rows of this attempt, if it makes vectors.
+    rows: Rows,
+    /// Bytes of each row, by the first.
+    row_length: Option<usize>,
     accept: Option<Verified<Accept>>,
     acks: Vec<Verified<Ack>>,
     /// Prompt tokens read there.
@@ -116,7 +123,8 @@ pub async fn run<D: Dial + 'static>(
     let attempt = offer.attempt;
     let mut answer = answer.lock_owned().await;
     let salts = Salts::draw();
-    let manifest = match sign_manifest(&context, &offer, &answer, &salts) {
+    let input = answer.asked_now().into_owned();
+    let manifest = match sign_manifest(&context, &offer, &answer, &input, &salts) {
         Ok(manifest) => manifest,
         Err(detail) => {
             tracing::warn!(%attempt, %detail, "no offer can be made");
@@ -139,6 +147,9 @@ pub async fn run<D: Dial + 'static>(
         manifest,
         salts,
         resumed,
+        input,
+        rows: Rows::new(&salts.output),
+        row_length: None,
         accept: None,
         acks: Vec::new(),
         prefilled: 0,
@@ -162,10 +173,16 @@ fn sign_manifest(
     context: &Context,
     offer: &Offer,
     answer: &Answer,
+    input: &[u8],
     salts: &Salts,
 ) -> Result<Verified<JobManifest>, String> {
-    let resumed = u32::try_from(answer.ids.len()).unwrap_or(u32::MAX);
-    let bytes = answer.input.len() + output_bytes(&answer.ids).len();
+    let ids = answer.resumed_now();
+    let resumed = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let bytes = input.len() + output_bytes(ids).len();
+    let rows = match answer.kind {
+        JobKind::Generate => 0,
+        JobKind::Embed => u32::try_from(answer.ids.len()).unwrap_or(u32::MAX),
+    };
     if bytes > MAX_INPUT {
         return Err(format!(
             "the prompt and the answer so far are {bytes} bytes, and a job may have {MAX_INPUT}"
@@ -176,16 +193,16 @@ fn sign_manifest(
         attempt: offer.attempt.number,
         provider: offer.attempt.peer,
         provider_session: offer.session,
-        kind: JobKind::Generate,
+        kind: answer.kind,
         scope: offer.scope,
         entry: offer.entry.id(),
         adapter: None,
         engine_class: offer.engine_class.clone(),
         sampler: answer.sampler,
         seed_commitment: commit(&salts.seed, &answer.seed),
-        max_tokens: answer.max_tokens,
+        max_tokens: answer.max_tokens.saturating_sub(rows),
         deadline_ms: answer.deadline_left_ms(),
-        input_commitment: commit(&salts.input, &answer.input),
+        input_commitment: commit(&salts.input, input),
         wall: answer.wall,
         isolated: false,
         parents: answer.parent().into_iter().collect(),
@@ -194,7 +211,7 @@ fn sign_manifest(
             audit_consent: false,
         },
         resume_tokens: resumed,
-        resume_commitment: (resumed > 0).then(|| commit(&salts.resume, &output_bytes(&answer.ids))),
+        resume_commitment: (resumed > 0).then(|| commit(&salts.resume, &output_bytes(ids))),
     };
     context.sign(manifest).map_err(|error| error.to_string())
 }
@@ -363,11 +380,11 @@ impl<D: Dial> Session<D> {
             resume_salt: self.salts.resume,
             output_salt: self.salts.output,
             seed: self.answer.seed.clone(),
-            input_len: u32::try_from(self.answer.input.len()).unwrap_or(u32::MAX),
-            resume_len: self.resumed_tokens(),
+            input_len: u32::try_from(self.input.len()).unwrap_or(u32::MAX),
+            resume_len: self.manifest.body().resume_tokens,
             partition: self.answer.partition_at(&self.offer.attempt.peer),
         };
-        let chunks = input_frames(&self.answer.input, &self.answer.ids);
+        let chunks = input_frames(&self.input, self.answer.resumed_now());
         self.upload = Some(Box::new(
             std::iter::once(JobFrame::InputHeader(header)).chain(chunks),
         ));
@@ -457,6 +474,14 @@ impl<D: Dial> Session<D> {
 
     fn resumed_tokens(&self) -> u32 {
         u32::try_from(self.resumed).unwrap_or(u32::MAX)
+    }
+
+    /// Commitment to everything of this attempt that came.
+    fn output(&self) -> Commitment {
+        match self.answer.kind {
+            JobKind::Generate => self.salts.commit_output(&self.answer.ids),
+            JobKind::Embed => self.rows.whole(),
+        }
     }
 
     fn last_acked(&self) -> u32 {

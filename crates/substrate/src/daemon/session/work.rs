@@ -8,8 +8,7 @@ use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, ContentHash, JobKind, JobManifest, NodeId, Salt, commit, output_bytes,
-    seed_for_choice,
+    Commitment, ContentHash, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
 
@@ -159,7 +158,7 @@ pub async fn prepare(
     manifest: JobManifest,
     input: Input,
 ) -> Result<Running, StartError> {
-    if manifest.kind != JobKind::Generate || manifest.sampler.n > 1 {
+    if manifest.sampler.n > 1 {
         let detail = "only one choice of text per job is answered here".to_owned();
         return Err(StartError {
             why: WorkFailure::BadInput,

@@ -151,7 +151,7 @@ pub(super) async fn answer(
 }
 
 /// Sets how long the worker stays. A model that no worker here has loaded has nothing to keep.
-async fn keep(app: &Shared, model: &str, keep_alive: Option<KeepAlive>) {
+pub(super) async fn keep(app: &Shared, model: &str, keep_alive: Option<KeepAlive>) {
     let Some(KeepAlive { seconds }) = keep_alive else {
         return;
     };
@@ -286,7 +286,10 @@ struct LineWriter {
 impl LineWriter {
     fn on(&mut self, job: JobId, event: JobEvent, now: SystemTime) -> Option<String> {
         match event {
-            JobEvent::Queued(_) | JobEvent::Started(_) | JobEvent::Moved { .. } => None,
+            JobEvent::Queued(_)
+            | JobEvent::Started(_)
+            | JobEvent::Moved { .. }
+            | JobEvent::Row(_) => None,
             JobEvent::Text(piece) => self.on_text(piece, now),
             JobEvent::Finished(summary) => {
                 self.over = true;

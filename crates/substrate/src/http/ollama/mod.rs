@@ -1,10 +1,11 @@
 //! Ollama's API under `/api`, and its greeting at `/`.
 //!
-//! Served: version, tags, ps, show, chat, generate, pull, copy, delete. Everything else that its
+//! Served: version, tags, ps, show, chat, generate, embed, pull, copy, delete. Everything else that its
 //! clients may call answers 501 and says so.
 
 mod ask;
 mod chat;
+mod embed;
 mod generate;
 mod lines;
 mod pull;
@@ -23,13 +24,7 @@ use super::Shared;
 use super::error::{Refusal, Shape};
 
 /// Routes of the API that are not there yet.
-const NOT_THERE: &[&str] = &[
-    "/api/embed",
-    "/api/embeddings",
-    "/api/create",
-    "/api/push",
-    "/api/blobs/{digest}",
-];
+const NOT_THERE: &[&str] = &["/api/create", "/api/push", "/api/blobs/{digest}"];
 
 pub(super) fn routes() -> Router<Shared> {
     let served = Router::new()
@@ -40,6 +35,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/show", post(show::show))
         .route("/api/chat", post(chat::chat))
         .route("/api/generate", post(generate::generate))
+        .route("/api/embed", post(embed::embed))
+        .route("/api/embeddings", post(embed::embeddings))
         .route("/api/pull", post(pull::pull))
         .route("/api/copy", post(pull::copy))
         .route("/api/delete", delete(pull::delete));

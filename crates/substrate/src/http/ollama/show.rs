@@ -15,6 +15,7 @@ use crate::http::error::{OllamaError, Refusal};
 use crate::http::guard::Caller;
 use crate::http::names::rfc3339_ms;
 use crate::http::{Shared, body, lists};
+use crate::models::purpose::capability;
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -59,7 +60,7 @@ fn told(view: ModelView, details: Details) -> Shown {
     }
     let mut capabilities = details.capabilities;
     if capabilities.is_empty() {
-        capabilities.push("completion".to_owned());
+        capabilities.push(capability(&view.arch).to_owned());
     }
     Shown {
         license: first(details.license, &view.licence),

@@ -9,6 +9,7 @@ use crate::http::error::OllamaError;
 use crate::http::guard::Caller;
 use crate::http::names::{parameter_size, rfc3339_ms, scope_name};
 use crate::http::{Shared, lists};
+use crate::models::purpose::capability;
 
 #[derive(Serialize)]
 pub(super) struct Tags {
@@ -68,13 +69,13 @@ impl ModelDetails {
 impl From<ModelView> for Tag {
     fn from(view: ModelView) -> Self {
         Self {
+            capabilities: [capability(&view.arch)],
             details: ModelDetails::of(&view),
             model: view.name.clone(),
             name: view.name,
             modified_at: rfc3339_ms(view.modified_ms),
             size: view.size,
             digest: view.digest.to_string(),
-            capabilities: ["completion"],
             substrate: Where {
                 own: view.own,
                 loaded: view.loaded,

@@ -33,7 +33,7 @@ impl Kind {
     pub(super) fn refusal(self, refusal: Refusal) -> Refusal {
         match self {
             Self::Chat => refusal,
-            Self::Text => refusal.of_plain_text(),
+            Self::Text => refusal.about_prompt("prompt"),
         }
     }
 }

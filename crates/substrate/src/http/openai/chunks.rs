@@ -123,6 +123,8 @@ impl ChunkWriter {
                 },
             ),
             JobEvent::Text(piece) => self.on_text(index, piece),
+            // No request for words has any.
+            JobEvent::Row(_) => String::new(),
             JobEvent::Finished(summary) => self.on_finished(index, *summary),
             JobEvent::Failed(error) => {
                 self.over = true;

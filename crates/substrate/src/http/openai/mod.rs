@@ -1,6 +1,6 @@
 //! OpenAI's API under `/v1`.
 //!
-//! Served: chat completions, completions, models. Everything else that its clients may call answers
+//! Served: chat completions, completions, embeddings, models. Everything else that its clients may call answers
 //! 501 and says so.
 
 mod answer;
@@ -9,6 +9,7 @@ mod chat;
 mod chunk;
 mod chunks;
 mod completions;
+mod embeddings;
 mod logprobs;
 mod models;
 mod types;
@@ -23,7 +24,6 @@ use super::error::{Refusal, Shape};
 
 /// Routes of the API that are not there yet.
 const NOT_THERE: &[&str] = &[
-    "/v1/embeddings",
     "/v1/responses",
     "/v1/responses/{*rest}",
     "/v1/messages",
@@ -45,6 +45,7 @@ pub(super) fn routes() -> Router<Shared> {
     let served = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one));
     NOT_THERE

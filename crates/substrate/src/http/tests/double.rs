@@ -244,6 +244,13 @@ async fn play(ask: Ask, sender: mpsc::Sender<JobEvent>, seen: Arc<Seen>) {
                 tell(text(&"x".repeat(16 << 10))).await?;
             }
         }
+        if let Prompt::Texts { texts, .. } = &ask.input.prompt {
+            for (number, _) in (0u8..).zip(texts) {
+                tell(row(number)).await?;
+            }
+            let rows = texts.len() as u32;
+            return tell(finished(FinishReason::Stop, prompt_tokens(&ask), rows)).await;
+        }
         let words = words(&ask);
         for (index, word) in words.iter().enumerate() {
             if index == 1 {
@@ -320,6 +327,7 @@ fn prompt_tokens(ask: &Ask) -> u32 {
     match ask.input.prompt {
         Prompt::Chat(_) => 5,
         Prompt::Text { .. } => 3,
+        Prompt::Texts { ref texts, .. } => 3 * texts.len() as u32,
     }
 }
 
@@ -337,6 +345,12 @@ fn text(text: &str) -> JobEvent {
         bytes: text.as_bytes().to_vec(),
         ..TextPiece::default()
     })
+}
+
+/// A vector of length 1 whose direction is the text's number.
+fn row(number: u8) -> JobEvent {
+    let components = [0.6, 0.8, 0.0f32].map(|x| if number.is_multiple_of(2) { x } else { -x });
+    JobEvent::Row(components.iter().flat_map(|x| x.to_le_bytes()).collect())
 }
 
 fn piece(word: &str, index: usize, top: Option<u32>) -> JobEvent {

@@ -108,12 +108,9 @@ async fn a_failure_before_the_end_has_a_status_if_nothing_was_streamed() {
 async fn routes_that_are_not_there_say_so() {
     let mut told = String::new();
     for (method, path) in [
-        ("POST", "/v1/embeddings"),
         ("POST", "/v1/responses"),
         ("POST", "/v1/messages"),
         ("POST", "/v1/files"),
-        ("POST", "/api/embed"),
-        ("POST", "/api/embeddings"),
         ("POST", "/api/create"),
         ("POST", "/api/push"),
         ("HEAD", "/api/blobs/sha256:00"),
@@ -132,18 +129,12 @@ async fn routes_that_are_not_there_say_so() {
         );
     }
     expect![[r#"
-        POST /v1/embeddings 501
-        {"error":{"code":"not_implemented","message":"/v1/embeddings is not there yet","param":null,"type":"api_error"}}
         POST /v1/responses 501
         {"error":{"code":"not_implemented","message":"/v1/responses is not there yet","param":null,"type":"api_error"}}
         POST /v1/messages 501
         {"error":{"message":"/v1/messages is not there yet","type":"api_error"},"type":"error"}
         POST /v1/files 501
         {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
-        POST /api/embed 501
-        {"error":"/api/embed is not there yet"}
-        POST /api/embeddings 501
-        {"error":"/api/embeddings is not there yet"}
         POST /api/create 501
         {"error":"/api/create is not there yet"}
         POST /api/push 501

@@ -140,6 +140,9 @@ pub(super) fn describe(ask: &Ask) -> String {
     );
     match &input.prompt {
         Prompt::Text { text, special } => out += &format!("text special={special} {text:?}\n"),
+        Prompt::Texts { texts, truncate } => {
+            out += &format!("texts truncate={truncate} {texts:?}\n");
+        }
         Prompt::Chat(messages) => {
             for m in messages {
                 out += &format!("{}: {:?}", m.role, m.content);

@@ -266,3 +266,25 @@ async fn a_call_of_a_tool_is_told_as_one_streamed_or_whole() {
         assert_eq!(told.lines().count(), if stream { 3 } else { 1 }, "{told}");
     }
 }
+
+#[tokio::test]
+async fn vectors_are_cut_to_what_was_asked_and_a_wish_without_texts_loads() {
+    let body = r#"{"model":"tiny:1","input":["a","b"],"dimensions":2}"#;
+    check("/api/embed", body, expect![[r#"
+        200
+        {"model":"tiny:1","embeddings":[[0.6,0.8],[-0.6,-0.8]],"total_duration":433000000,"load_duration":0,"prompt_eval_count":6,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+    "#]]).await;
+    check(
+        "/api/embeddings",
+        r#"{"model":"tiny:1","prompt":"a"}"#,
+        expect![[r#"
+            200
+            {"embedding":[0.6,0.8,0.0]}
+        "#]],
+    )
+    .await;
+    check("/api/embed", r#"{"model":"tiny:1"}"#, expect![[r#"
+        200
+        {"model":"tiny:1","embeddings":[]}
+    "#]]).await;
+}

@@ -285,3 +285,49 @@ async fn a_call_of_a_tool_is_told_as_one_streamed_or_whole() {
         }
     }
 }
+
+const EMBEDDINGS: &str = "/v1/embeddings";
+
+#[tokio::test]
+async fn vectors_come_as_numbers_or_as_bytes() {
+    let body = r#"{"model":"tiny:1","input":["a","b"]}"#;
+    check(EMBEDDINGS, body, expect![[r#"
+        200
+        {"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.6,0.8,0.0]},{"object":"embedding","index":1,"embedding":[-0.6,-0.8,-0.0]}],"model":"tiny:1","usage":{"prompt_tokens":6,"total_tokens":6}}
+    "#]]).await;
+    let body = r#"{"model":"tiny:1","input":"a","encoding_format":"base64","dimensions":2}"#;
+    check(EMBEDDINGS, body, expect![[r#"
+        200
+        {"object":"list","data":[{"object":"embedding","index":0,"embedding":"mpkZP83MTD8="}],"model":"tiny:1","usage":{"prompt_tokens":3,"total_tokens":3}}
+    "#]]).await;
+}
+
+#[tokio::test]
+async fn wishes_for_vectors_that_cannot_be_are_named() {
+    for (body, param) in [
+        (r#"{"model":"tiny:1"}"#, "input"),
+        (r#"{"model":"tiny:1","input":[]}"#, "input"),
+        (r#"{"model":"tiny:1","input":["a",""]}"#, "input"),
+        (r#"{"model":"tiny:1","input":[1,2]}"#, "input[0]"),
+        (
+            r#"{"model":"tiny:1","input":"a","dimensions":0}"#,
+            "dimensions",
+        ),
+        (
+            r#"{"model":"tiny:1","input":"a","dimensions":4}"#,
+            "dimensions",
+        ),
+        (
+            r#"{"model":"tiny:1","input":"a","encoding_format":"hex"}"#,
+            "encoding_format",
+        ),
+        (r#"{"model":"overflow:1","input":"a"}"#, "input"),
+    ] {
+        let told = post(EMBEDDINGS, body).await.told();
+        assert!(told.starts_with("400"), "{body}: {told}");
+        assert!(
+            told.contains(&format!(r#""param":"{param}""#)),
+            "{body}: {told}"
+        );
+    }
+}

@@ -106,8 +106,8 @@ fn unserved(context: &Context, manifest: &JobManifest) -> Option<(RefusalCode, &
             "the manifest is under other rules",
         ));
     }
-    let why = if manifest.kind != JobKind::Generate {
-        "only text is generated here"
+    let why = if manifest.kind == JobKind::Embed && manifest.resume_tokens > 0 {
+        "vectors are not gone on from: the texts that are left are asked for"
     } else if manifest.adapter.is_some() {
         "no adapters are served here"
     } else if manifest.sampler.n > 1 {

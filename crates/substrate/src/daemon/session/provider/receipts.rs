@@ -46,14 +46,19 @@ impl Session {
     pub(super) fn receipt(&self, finish: Finish) -> Option<ReceiptW> {
         let accept = self.accept.as_ref()?;
         let input = self.input.as_ref()?;
-        let mut all = input.resumed.clone();
-        all.extend_from_slice(&self.ids);
+        let output_commitment = match &self.rows {
+            Some(rows) => rows.whole(),
+            None => {
+                let all = [input.resumed.as_slice(), &self.ids].concat();
+                work::commit_output(&input.output_salt, &all)
+            }
+        };
         Some(ReceiptW {
             manifest: self.manifest.id(),
             accept: accept.id(),
             model_sha256: closing::weights(self.entry.as_ref()?)?,
             input_commitment: self.manifest.body().input_commitment,
-            output_commitment: work::commit_output(&input.output_salt, &all),
+            output_commitment,
             n_in: accept.body().n_in,
             n_out: self.own_tokens(),
             grant: None,
@@ -170,6 +175,9 @@ impl Session {
         if matches!(self.stage, Stage::Settling(..)) {
             return Some(claimed.output_commitment);
         }
+        if let Some(rows) = &self.rows {
+            return rows.after(tokens);
+        }
         let input = self.input.as_ref()?;
         let own = self.ids.get(..tokens as usize)?;
         let all = [input.resumed.as_slice(), own].concat();
@@ -179,6 +187,7 @@ impl Session {
     /// After the end, the ids that were not acknowledged stay only for a resume, which ends with this session.
     pub(super) fn forget_text(&mut self) {
         self.ids = Vec::new();
+        self.rows = None;
         self.input = None;
     }
 }

@@ -122,7 +122,11 @@ type Beyond = (&'static str, fn(&mut JobManifest));
 #[tokio::test]
 async fn what_is_not_served_is_refused_before_any_input_is_read() {
     let asked: [Beyond; 4] = [
-        ("a kind", |body| body.kind = JobKind::Embed),
+        ("resumed vectors", |body| {
+            body.kind = JobKind::Embed;
+            body.resume_tokens = 1;
+            body.resume_commitment = Some(Commitment::from_bytes([0; 32]));
+        }),
         ("choices", |body| body.sampler.n = 2),
         ("an adapter", |body| {
             body.adapter = Some(RecordId::from_bytes([4; 32]));

@@ -4,13 +4,14 @@
 
 use substrate_mesh::job::JobFrame;
 use substrate_node::{Event, StopReason, WorkFailure};
-use substrate_record::{Accept, Finish, ModelEntry, Verified};
+use substrate_record::{Accept, Finish, JobKind, ModelEntry, Verified};
 use substrate_sandbox::wire::FromWorker;
 use tokio::time::sleep_until;
 
 use super::{InputCommitment, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
 use crate::daemon::session::closing;
+use crate::daemon::session::output::Rows;
 use crate::daemon::session::work::{self, Running};
 
 /// When to ask again a node that stopped a job before it began: its reasons last longer than a moment.
@@ -94,6 +95,10 @@ impl Session {
                 let n = self.prefilled;
                 self.send(JobFrame::Prefilled { n }).await
             }
+            FromWorker::Tokens { .. } if self.rows.is_some() => {
+                let detail = "the worker wrote words where vectors were asked for".to_owned();
+                self.fail(WorkFailure::Crashed, detail).await
+            }
             FromWorker::Tokens {
                 ids,
                 bytes,
@@ -123,6 +128,7 @@ impl Session {
                 }
                 self.send(frame).await
             }
+            FromWorker::Row { row, bytes, .. } => self.on_row(row, bytes).await,
             FromWorker::Finished(done) => {
                 self.spent.finished(done.prefill_us, done.decode_us);
                 self.tell(Event::WorkFinished {
@@ -160,6 +166,33 @@ impl Session {
         }
     }
 
+    /// A row is a token whose id is its number.
+    async fn on_row(&mut self, row: u32, bytes: Vec<u8>) -> Step {
+        let Some(rows) = self.rows.as_mut().filter(|_| row == self.tokens) else {
+            let detail = "the worker made a vector that nobody asked for".to_owned();
+            return self.fail(WorkFailure::Crashed, detail).await;
+        };
+        rows.push(&bytes);
+        self.ids.push(row);
+        self.tokens = self.tokens.saturating_add(1);
+        let frame = JobFrame::Token {
+            ids: vec![row],
+            bytes,
+            logprobs: Vec::new(),
+        };
+        self.tail.push(1, frame.clone());
+        if let Some(tokens) = self.spent.worth_telling(self.ids.len()) {
+            let attempt = self.attempt;
+            self.tell(Event::WorkProgress {
+                attempt,
+                prefilled: 0,
+                tokens,
+            })
+            .await;
+        }
+        self.send(frame).await
+    }
+
     pub(super) fn start(&mut self, entry: Verified<ModelEntry>) -> Step {
         let Stage::Held(input) = std::mem::replace(&mut self.stage, Stage::Offered) else {
             return Step::On;
@@ -170,6 +203,7 @@ impl Session {
         });
         let pool = self.context.pool.clone();
         let manifest = self.manifest.body().clone();
+        self.rows = (manifest.kind == JobKind::Embed).then(|| Rows::new(&input.salts.output));
         let weights = closing::weights(&entry);
         self.entry = Some(entry);
         self.stage = Stage::Preparing(tokio::spawn(work::prepare(

@@ -5,7 +5,7 @@
 use substrate_mesh::Offence;
 use substrate_mesh::token::TokenLogprob;
 use substrate_node::Event;
-use substrate_record::{Accept, ReceiptW, Signed};
+use substrate_record::{Accept, Finish, JobKind, ReceiptW, Signed};
 
 use super::{ACK_TOKENS, Dial, PREFILLED_EVERY, Session, Step, for_client};
 use crate::daemon::session::answer::millis;
@@ -52,7 +52,10 @@ impl<D: Dial> Session<D> {
                 .await;
         }
         let n_in = body.n_in;
-        self.answer.n_in = n_in;
+        // A later attempt at vectors reads only the texts that are left.
+        if self.answer.kind == JobKind::Generate || self.answer.ids.is_empty() {
+            self.answer.n_in = n_in;
+        }
         self.answer.timings.queue = self
             .answer
             .offered
@@ -98,6 +101,9 @@ impl<D: Dial> Session<D> {
                 .misbehaved(Offence::OutOfOrder, "tokens nobody asked for")
                 .await;
         }
+        if self.answer.kind == JobKind::Embed {
+            return self.on_row(&ids, bytes, io).await;
+        }
         if std::str::from_utf8(&bytes).is_err() {
             return self
                 .misbehaved(Offence::BadRecord, "text that is not whole UTF-8")
@@ -115,6 +121,26 @@ impl<D: Dial> Session<D> {
             ids,
             logprobs,
         }));
+        self.tell_progress().await;
+        if self.own_tokens() - self.last_acked() >= ACK_TOKENS {
+            return self.ack(io).await;
+        }
+        Step::On
+    }
+
+    /// One row: its number within the attempt, and its components.
+    async fn on_row(&mut self, ids: &[u32], bytes: Vec<u8>, io: &mut Option<JobIo>) -> Step {
+        let length = *self.row_length.get_or_insert(bytes.len());
+        if ids != [self.own_tokens()] || bytes.len() != length || !is_vector(&bytes) {
+            return self
+                .misbehaved(Offence::BadRecord, "a row that is none, or not the next")
+                .await;
+        }
+        self.rows.push(&bytes);
+        let row = u32::try_from(self.answer.ids.len()).unwrap_or(u32::MAX);
+        self.answer.ids.push(row);
+        self.answer.fed = Some(std::time::Instant::now());
+        self.pending.push_back(JobEvent::Row(bytes));
         self.tell_progress().await;
         if self.own_tokens() - self.last_acked() >= ACK_TOKENS {
             return self.ack(io).await;
@@ -140,7 +166,7 @@ impl<D: Dial> Session<D> {
         };
         let received = Received {
             tokens: self.own_tokens(),
-            output: self.salts.commit_output(&self.answer.ids),
+            output: self.output(),
             weights: closing::weights(&self.offer.entry),
         };
         let accept = self.accept.as_ref();
@@ -154,6 +180,13 @@ impl<D: Dial> Session<D> {
                 .await;
         }
         let finish = receipt.body().finish;
+        let missing = self.answer.ids.len() != self.answer.max_tokens as usize;
+        if self.answer.kind == JobKind::Embed && finish == Finish::Stop && missing {
+            self.receipt = Some(receipt);
+            return self
+                .misbehaved(Offence::BadRecord, "fewer rows than there are texts")
+                .await;
+        }
         self.receipt = Some(receipt);
         self.tell(Event::PeerFinished {
             attempt,
@@ -163,4 +196,11 @@ impl<D: Dial> Session<D> {
         .await;
         Step::On
     }
+}
+
+/// Whether bytes are components that can be calculated with.
+fn is_vector(bytes: &[u8]) -> bool {
+    let finite = |four: &[u8; 4]| f32::from_le_bytes(*four).is_finite();
+    let (components, rest) = bytes.as_chunks::<4>();
+    !components.is_empty() && rest.is_empty() && components.iter().all(finite)
 }

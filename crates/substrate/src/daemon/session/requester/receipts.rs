@@ -182,7 +182,7 @@ impl<D: Dial> Session<D> {
             n_in: accept.body().n_in,
             prefilled: self.prefilled,
             tokens: self.own_tokens(),
-            output_commitment: self.salts.commit_output(&self.answer.ids),
+            output_commitment: self.output(),
         });
         let ack = match ack {
             Ok(ack) => ack,

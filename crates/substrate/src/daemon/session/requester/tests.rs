@@ -60,6 +60,7 @@ fn sign<B: Body + InNetwork>(context: &Context, body: B) -> Verified<B> {
 fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
     Answer {
         events,
+        kind: JobKind::Generate,
         input,
         seed: vec![0; 8],
         client: None,
