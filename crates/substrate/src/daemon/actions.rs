@@ -218,10 +218,9 @@ fn details(held: &Held) -> Details {
     .map(|(key, value): (&str, serde_json::Value)| (key.to_owned(), value));
     Details {
         license: entry.licence.clone(),
-        template,
         model_info: model_info.into(),
-        // A template may know of tools, but an answer is not yet taken apart into calls.
-        capabilities: vec!["completion".to_owned()],
+        capabilities: crate::thoughts::capabilities(&template),
+        template,
     }
 }
 

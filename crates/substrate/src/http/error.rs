@@ -206,10 +206,10 @@ impl Refusal {
         refusal
     }
 
-    /// The same about a prompt that came as plain text: where the parameter at fault is the prompt, `messages` is not it.
-    pub(super) fn of_plain_text(mut self) -> Self {
+    /// The same about a prompt that came in this field: where the parameter at fault is the prompt, `messages` is not it.
+    pub(super) fn of_prompt_in(mut self, field: &str) -> Self {
         if self.param.as_deref() == Some(MESSAGES) {
-            self.param = Some("prompt".into());
+            self.param = Some(field.into());
         }
         self
     }

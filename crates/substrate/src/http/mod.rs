@@ -2,7 +2,7 @@
 //!
 //! A stranger's bytes become one [`crate::door::Ask`] or a refusal in the shape of the API that was
 //! called. Read in this order: `guard` (who may ask), `body` (how much is read), `openai` and
-//! `ollama` (what is asked), `job` (what comes back), `sse` and `ndjson` (how it is framed).
+//! `ollama` (what is asked), `job` (what comes back), `hearing` (what is in it), `sse` and `ndjson` (how it is framed).
 //!
 //! Invariants: everything that arrives is bounded before it is kept; a stream never ends silently,
 //! it ends with its API's own last word or with an error in its API's own shape; dropping a response
@@ -12,14 +12,17 @@
 
 pub mod actions;
 mod body;
+mod content;
 mod error;
 mod guard;
 mod health;
+mod hearing;
 mod job;
 pub mod keys;
 mod lists;
 mod names;
 mod ndjson;
+mod news;
 mod ollama;
 mod openai;
 mod policy;

@@ -9,6 +9,7 @@ use crate::http::error::OllamaError;
 use crate::http::guard::Caller;
 use crate::http::names::{parameter_size, rfc3339_ms, scope_name};
 use crate::http::{Shared, lists};
+use crate::thoughts::capabilities;
 
 #[derive(Serialize)]
 pub(super) struct Tags {
@@ -23,7 +24,7 @@ struct Tag {
     size: u64,
     digest: String,
     details: ModelDetails,
-    capabilities: [&'static str; 1],
+    capabilities: Vec<String>,
     substrate: Where,
 }
 
@@ -74,7 +75,7 @@ impl From<ModelView> for Tag {
             modified_at: rfc3339_ms(view.modified_ms),
             size: view.size,
             digest: view.digest.to_string(),
-            capabilities: ["completion"],
+            capabilities: capabilities(view.template.as_deref().unwrap_or_default()),
             substrate: Where {
                 own: view.own,
                 loaded: view.loaded,

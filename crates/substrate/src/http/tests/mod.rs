@@ -9,6 +9,7 @@ mod guarded;
 mod hands;
 mod ollama;
 mod openai;
+mod thinking;
 mod views;
 mod wire;
 
@@ -138,6 +139,9 @@ pub(super) fn describe(ask: &Ask) -> String {
         "seed {:?} max {:?} stop {:?} bias {:?} tools {:?}\n",
         ask.seed, ask.max_tokens, input.stop, input.logit_bias, input.tools
     );
+    if let Some(thinking) = input.thinking {
+        out += &format!("thinking {thinking:?}\n");
+    }
     match &input.prompt {
         Prompt::Text { text, special } => out += &format!("text special={special} {text:?}\n"),
         Prompt::Chat(messages) => {
