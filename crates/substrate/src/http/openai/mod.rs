@@ -26,8 +26,6 @@ const NOT_THERE: &[&str] = &[
     "/v1/embeddings",
     "/v1/responses",
     "/v1/responses/{*rest}",
-    "/v1/messages",
-    "/v1/messages/{*rest}",
     "/v1/files",
     "/v1/files/{*rest}",
     "/v1/batches",

@@ -110,7 +110,6 @@ async fn routes_that_are_not_there_say_so() {
     for (method, path) in [
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/responses"),
-        ("POST", "/v1/messages"),
         ("POST", "/v1/files"),
         ("POST", "/api/embed"),
         ("POST", "/api/embeddings"),
@@ -136,8 +135,6 @@ async fn routes_that_are_not_there_say_so() {
         {"error":{"code":"not_implemented","message":"/v1/embeddings is not there yet","param":null,"type":"api_error"}}
         POST /v1/responses 501
         {"error":{"code":"not_implemented","message":"/v1/responses is not there yet","param":null,"type":"api_error"}}
-        POST /v1/messages 501
-        {"error":{"message":"/v1/messages is not there yet","type":"api_error"},"type":"error"}
         POST /v1/files 501
         {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
         POST /api/embed 501

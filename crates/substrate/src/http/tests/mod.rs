@@ -3,6 +3,7 @@
 //! Real answers are tested elsewhere; here the daemon is [`double::Double`], so that every event a
 //! job can have is seen by a client in both APIs.
 
+mod anthropic;
 mod double;
 mod errors;
 mod guarded;
