@@ -40,6 +40,7 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
     let trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
     for script in [
         "openai_client.py",
+        "responses_client.py",
         "anthropic_client.py",
         "ollama_client.py",
         "open_webui_sequence.py",

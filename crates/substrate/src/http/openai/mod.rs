@@ -1,6 +1,6 @@
 //! OpenAI's API under `/v1`.
 //!
-//! Served: chat completions, completions, models. Everything else that its clients may call answers
+//! Served: chat completions, completions, responses, models. Everything else that its clients may call answers
 //! 501 and says so.
 
 mod answer;
@@ -11,6 +11,7 @@ mod chunks;
 mod completions;
 mod logprobs;
 mod models;
+mod responses;
 mod types;
 
 use axum::Router;
@@ -24,7 +25,6 @@ use super::error::{Refusal, Shape};
 /// Routes of the API that are not there yet.
 const NOT_THERE: &[&str] = &[
     "/v1/embeddings",
-    "/v1/responses",
     "/v1/responses/{*rest}",
     "/v1/files",
     "/v1/files/{*rest}",
@@ -43,6 +43,7 @@ pub(super) fn routes() -> Router<Shared> {
     let served = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/responses", post(responses::responses))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one));
     NOT_THERE

@@ -109,7 +109,7 @@ async fn routes_that_are_not_there_say_so() {
     let mut told = String::new();
     for (method, path) in [
         ("POST", "/v1/embeddings"),
-        ("POST", "/v1/responses"),
+        ("GET", "/v1/responses/resp_1"),
         ("POST", "/v1/files"),
         ("POST", "/api/embed"),
         ("POST", "/api/embeddings"),
@@ -133,8 +133,8 @@ async fn routes_that_are_not_there_say_so() {
     expect![[r#"
         POST /v1/embeddings 501
         {"error":{"code":"not_implemented","message":"/v1/embeddings is not there yet","param":null,"type":"api_error"}}
-        POST /v1/responses 501
-        {"error":{"code":"not_implemented","message":"/v1/responses is not there yet","param":null,"type":"api_error"}}
+        GET /v1/responses/resp_1 501
+        {"error":{"code":"not_implemented","message":"/v1/responses/resp_1 is not there yet","param":null,"type":"api_error"}}
         POST /v1/files 501
         {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
         POST /api/embed 501
