@@ -106,6 +106,18 @@ def refuses_by_name(client, model):
     assert error.status_code == 400 and "top_p" in error.error, error
 
 
+def thinks_only_if_it_can(client, model):
+    able = "thinking" in client.show(model).capabilities
+    for think in (True, "high"):
+        if able:
+            assert answer(client, model, think=think, options={"num_predict": 16}).message.thinking
+        else:
+            error = refused(lambda: answer(client, model, think=think))
+            assert error.status_code == 400 and "does not support thinking" in error.error, error
+    assert answer(client, model, think=False, options={"num_predict": 8}).message.content
+    assert client.generate(model=model, prompt="Hi", think=False, options={"num_predict": 8}).response
+
+
 def says_what_is_not_there(client, model):
     error = refused(lambda: client.push(model))
     assert error.status_code == 501 and "not there yet" in error.error, error
@@ -151,6 +163,7 @@ CHECKS = [
     repeats_with_a_seed,
     stops_at_a_string,
     refuses_by_name,
+    thinks_only_if_it_can,
     says_what_is_not_there,
     keeps_models_from_keyless_callers,
     lists_what_is_loaded,

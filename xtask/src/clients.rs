@@ -1,4 +1,4 @@
-//! Unmodified client packages against real nodes: `openai`, `ollama`, and Open WebUI's request sequence.
+//! Unmodified client packages against real nodes: `openai`, `anthropic`, `ollama`, and Open WebUI's request sequence.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,12 @@ use xtask::sh;
 use xtask::trio::{Holders, MODEL, Trio, VECTORS};
 
 /// The packages as their users install them, pinned so that a red gate is our doing.
-const PACKAGES: [&str; 3] = ["openai==2.8.1", "ollama==0.6.1", "jsonschema==4.25.1"];
+const PACKAGES: [&str; 4] = [
+    "openai==2.8.1",
+    "anthropic==2.14.0",
+    "ollama==0.6.1",
+    "jsonschema==4.25.1",
+];
 
 /// Requests of the clients of schemas and of tools in `prove`; in the gate, their own defaults.
 const BOUND: [(&str, &str); 2] = [("schema_client.py", "200"), ("tools_client.py", "50")];
@@ -45,6 +50,8 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
     client_of_both(&python, "openai_client.py", &api)?;
     client_of_both(&python, "ollama_client.py", &api)?;
     for script in [
+        "responses_client.py",
+        "anthropic_client.py",
         "open_webui_sequence.py",
         "schema_client.py",
         "tools_client.py",

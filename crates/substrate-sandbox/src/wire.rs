@@ -12,7 +12,7 @@ pub mod input;
 mod message;
 
 pub use codec::{DecodeError, Decoder, EncodeError, ReadError, Wire, decode, encode, read, write};
-pub use input::{Input, InputError, Message, Prompt};
+pub use input::{Input, InputError, Message, Prompt, Thinking};
 pub use message::{
     Failure, Finished, FromWorker, INITIAL_GRANT, Load, ModelFacts, Prepare, Sampler, ToWorker,
     TokenLogprob,

@@ -3,7 +3,7 @@
 use ciborium::Value;
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
-    Input, InputError, Message, Prompt,
+    Input, InputError, Message, Prompt, Thinking,
     input::{
         CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
         MAX_TEXTS,
@@ -62,13 +62,15 @@ fn input() -> impl Strategy<Value = Input> {
         any::<[Option<String>; 2]>(),
         vec(".{1,9}", 0..3),
         bias,
+        of(prop::sample::select(&Thinking::ALL[..])),
     )
-        .prop_map(|(prompt, [tools, schema], stop, bias)| Input {
+        .prop_map(|(prompt, [tools, schema], stop, bias, thinking)| Input {
             prompt,
             tools,
             schema,
             stop,
             logit_bias: bias.into_iter().collect(),
+            thinking,
         })
         .boxed()
         .prop_union(
@@ -113,6 +115,10 @@ fn the_encoding_is_fixed() {
         hex,
         "a30181a201647573657202626869058161 0a06828205 39ffff8219012c01".replace(' ', "")
     );
+    let mut thinks = Input::text("", false);
+    thinks.thinking = Some(Thinking::Max);
+    let thinks = thinks.to_cbor_bytes().unwrap();
+    assert_eq!(thinks, [0xa2, 2, 0xa2, 1, 0x60, 2, 0xf4, 7, 5]);
     let text = Input::text("hi", true).to_cbor_bytes().unwrap();
     assert_eq!(text, [0xa1, 2, 0xa2, 1, 0x62, b'h', b'i', 2, 0xf5]);
     let texts = Input::texts(vec!["hi".to_owned()], false);
@@ -172,7 +178,15 @@ fn fields_that_do_not_belong_are_refused() {
         &[&[0xa8, 0x1b][..], &[0xff; 8], &[0]].concat(),
         "unexpected field 18446744073709551615 in input",
     );
-    refused(&with(0xa2, &[7, 0x60]), "unexpected field 7 in input");
+    refused(&with(0xa2, &[8, 0x60]), "unexpected field 8 in input");
+    refused(
+        &with(0xa2, &[7, 0x60]),
+        "input is not canonical: unexpected item 0x60",
+    );
+    refused(
+        &with(0xa2, &[7, 6]),
+        "input is not canonical: number out of range",
+    );
     refused(&with(0xa2, &[2, 0x60]), "unexpected field 2 in input");
     refused(
         &with(0xa3, &[4, 0x60, 3, 0x60]),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use minijinja::Value;
 use serde_json::Value as Json;
-use substrate_sandbox::wire::Message;
+use substrate_sandbox::wire::{Message, Thinking};
 
 use crate::template::{TemplateError, parse_json};
 
@@ -18,6 +18,8 @@ pub struct Conversation<'a> {
     pub messages: &'a [Message],
     /// Tool definitions as JSON text.
     pub tools: Option<&'a str>,
+    /// Whether the model is to think, if that is said.
+    pub thinking: Option<Thinking>,
     /// Whether the assistant's turn is opened at the end.
     pub add_generation_prompt: bool,
     /// Whether arguments of tool calls are objects rather than JSON text.
@@ -40,6 +42,15 @@ impl Conversation<'_> {
         ]);
         if let Some(tools) = self.tools {
             context.insert("tools", parse_json(tools, TOOLS)?);
+        }
+        if let Some(thinking) = self.thinking {
+            let thinks = thinking != Thinking::Off;
+            // Qwen's, GLM's and SmolLM3's name, and DeepSeek's and Granite's.
+            context.insert("enable_thinking", Value::from(thinks));
+            context.insert("thinking", Value::from(thinks));
+            if let Some(effort) = thinking.effort() {
+                context.insert("reasoning_effort", Value::from(effort));
+            }
         }
         Ok(Value::from_pairs(context))
     }

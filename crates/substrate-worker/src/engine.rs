@@ -172,11 +172,11 @@ impl Engine {
                 let rendered = match input.tools.as_deref() {
                     Some(tools) if !template.takes_tools() => {
                         let mut told = with_tools_in_words(messages, tools)?;
-                        let rendered = template.render(&told, None, true);
+                        let rendered = template.render(&told, None, input.thinking, true);
                         told.iter_mut().for_each(wipe_message);
                         rendered
                     }
-                    tools => template.render(messages, tools, true),
+                    tools => template.render(messages, tools, input.thinking, true),
                 }?;
                 Ok(self.without_doubled_ends(&rendered).to_vec())
             }

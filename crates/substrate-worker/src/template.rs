@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value, syntax};
-use substrate_sandbox::wire::Message;
+use substrate_sandbox::wire::{Message, Thinking};
 use zeroize::Zeroizing;
 
 use crate::conversation::{Conversation, json_to_value};
@@ -104,11 +104,13 @@ impl Template {
         &self,
         messages: &[Message],
         tools: Option<&str>,
+        thinking: Option<Thinking>,
         add_generation_prompt: bool,
     ) -> Result<Zeroizing<Vec<u8>>, TemplateError> {
         let conversation = Conversation {
             messages,
             tools,
+            thinking,
             add_generation_prompt,
             object_arguments: self.object_arguments,
         };
@@ -157,6 +159,7 @@ impl Template {
             let conversation = Conversation {
                 messages: &messages,
                 tools: Some(tools),
+                thinking: None,
                 add_generation_prompt: false,
                 object_arguments,
             };

@@ -89,7 +89,7 @@ fn templates_render_as_llama_cpp_renders_them() {
         };
         let template = Template::compile(&source, "<|im_start|>", "<|im_end|>").expect("compiles");
         let tools = case.get("tools").map(Json::to_string);
-        let rendered = template.render(&messages(&case["messages"]), tools.as_deref(), true);
+        let rendered = template.render(&messages(&case["messages"]), tools.as_deref(), None, true);
         let rendered = rendered.map(|text| String::from_utf8_lossy(&text).into_owned());
         let expected = text_of(case, "rendered");
         if rendered.as_deref() != Ok(expected) {

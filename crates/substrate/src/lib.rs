@@ -17,6 +17,8 @@ pub mod http;
 
 pub mod daemon;
 
+pub mod thoughts;
+
 pub mod config;
 pub mod home;
 pub mod keys;

@@ -151,6 +151,9 @@ pub struct RunRequest {
     /// Milliseconds until nobody waits for the answer any more. 0: the daemon's default.
     #[prost(uint64, tag = "15")]
     pub deadline_ms: u64,
+    /// What the template is told of thinking.
+    #[prost(enumeration = "Thinking", tag = "16")]
+    pub thinking: i32,
     /// What to answer.
     #[prost(oneof = "run_request::Prompt", tags = "2, 3, 16")]
     pub prompt: ::core::option::Option<run_request::Prompt>,
@@ -759,6 +762,56 @@ impl Wall {
             "WALL_MICROVM" => Some(Self::Microvm),
             "WALL_MICROVM_EMULATED" => Some(Self::MicrovmEmulated),
             "WALL_TEE" => Some(Self::Tee),
+            _ => None,
+        }
+    }
+}
+/// Whether a model is to think before it answers, and how hard.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Thinking {
+    /// As the model's template has it.
+    Unspecified = 0,
+    /// Not at all.
+    Off = 1,
+    /// As it is used to.
+    On = 2,
+    /// A little.
+    Low = 3,
+    /// More.
+    Medium = 4,
+    /// Much.
+    High = 5,
+    /// As much as it can.
+    Max = 6,
+}
+impl Thinking {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "THINKING_UNSPECIFIED",
+            Self::Off => "THINKING_OFF",
+            Self::On => "THINKING_ON",
+            Self::Low => "THINKING_LOW",
+            Self::Medium => "THINKING_MEDIUM",
+            Self::High => "THINKING_HIGH",
+            Self::Max => "THINKING_MAX",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "THINKING_UNSPECIFIED" => Some(Self::Unspecified),
+            "THINKING_OFF" => Some(Self::Off),
+            "THINKING_ON" => Some(Self::On),
+            "THINKING_LOW" => Some(Self::Low),
+            "THINKING_MEDIUM" => Some(Self::Medium),
+            "THINKING_HIGH" => Some(Self::High),
+            "THINKING_MAX" => Some(Self::Max),
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
-//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases.
+//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases, thinking.
 //!
 //! Its bytes are what a manifest's input commitment covers, so one input has exactly one encoding:
-//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias}, absent where empty; or {9 texts} alone,
-//! whose answer is vectors.
+//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias, 7 thinking}, absent where empty; or {9 texts}
+//! alone, whose answer is vectors.
 //!
 //! Invariant: `from_cbor_bytes(b) == Ok(i)` implies `i.to_cbor_bytes() == Ok(b)`.
 //! Invariant: an input is parsed inside the wall only; the daemon that serves it passes on bytes.
@@ -49,6 +49,62 @@ pub struct Input {
     pub stop: Vec<String>,
     /// Token id and bias in 1/65,536 of a logit, ascending by id, no id twice.
     pub logit_bias: Vec<(u32, i32)>,
+    /// What the template is told of thinking; `None` leaves it to the template.
+    pub thinking: Option<Thinking>,
+}
+
+/// Whether a model is to think before it answers, and how hard; its number is its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Thinking {
+    /// Not at all.
+    Off = 0,
+    /// As it is used to.
+    On = 1,
+    /// A little.
+    Low = 2,
+    /// More.
+    Medium = 3,
+    /// Much.
+    High = 4,
+    /// As much as it can.
+    Max = 5,
+}
+
+impl Thinking {
+    /// All of them, by code.
+    pub const ALL: [Self; 6] = [
+        Self::Off,
+        Self::On,
+        Self::Low,
+        Self::Medium,
+        Self::High,
+        Self::Max,
+    ];
+
+    /// The one with this word: Ollama's, where a truth value is `true` or `false`.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "false" => Some(Self::Off),
+            "true" => Some(Self::On),
+            "low" => Some(Self::Low),
+            "medium" => Some(Self::Medium),
+            "high" => Some(Self::High),
+            "max" => Some(Self::Max),
+            _ => None,
+        }
+    }
+
+    /// How hard, if that is said.
+    pub fn effort(self) -> Option<&'static str> {
+        match self {
+            Self::Off | Self::On => None,
+            Self::Low => Some("low"),
+            Self::Medium => Some("medium"),
+            Self::High => Some("high"),
+            Self::Max => Some("max"),
+        }
+    }
 }
 
 /// What the model reads.
@@ -150,6 +206,7 @@ impl Input {
             schema: None,
             stop: Vec::new(),
             logit_bias: Vec::new(),
+            thinking: None,
         }
     }
 
@@ -164,7 +221,8 @@ impl Input {
             1 + usize::from(self.tools.is_some())
                 + usize::from(self.schema.is_some())
                 + usize::from(!self.stop.is_empty())
-                + usize::from(!self.logit_bias.is_empty()),
+                + usize::from(!self.logit_bias.is_empty())
+                + usize::from(self.thinking.is_some()),
         );
         write_prompt(&mut w, &self.prompt);
         write_option(&mut w, 3, self.tools.as_deref());
@@ -182,6 +240,10 @@ impl Input {
                 w.unsigned(u64::from(id));
                 w.signed(bias);
             }
+        }
+        if let Some(thinking) = self.thinking {
+            w.unsigned(7);
+            w.unsigned(thinking as u64);
         }
         within("input", w.0.len(), MAX_INPUT)?;
         Ok(w.0)
@@ -213,6 +275,7 @@ impl Input {
                     input.logit_bias =
                         read_list(&mut reader, "logit_bias", MAX_LOGIT_BIAS, read_bias)?;
                 }
+                7 => input.thinking = Some(read_thinking(&mut reader)?),
                 _ => return Err(fields.unexpected(Some(label))),
             }
             if (label == 5 && input.stop.is_empty()) || (label == 6 && input.logit_bias.is_empty())
@@ -236,7 +299,8 @@ impl Input {
             let alone = self.tools.is_none()
                 && self.schema.is_none()
                 && self.stop.is_empty()
-                && self.logit_bias.is_empty();
+                && self.logit_bias.is_empty()
+                && self.thinking.is_none();
             if texts.is_empty() || !alone {
                 return Err(InputError::Texts);
             }
@@ -377,6 +441,12 @@ fn read_bias(reader: &mut Reader<'_>) -> Result<(u32, i32), InputError> {
             Err(InputError::Field { label, place })
         }
     }
+}
+
+fn read_thinking(reader: &mut Reader<'_>) -> Result<Thinking, InputError> {
+    let code = usize::try_from(reader.unsigned()?).ok();
+    let known = code.and_then(|code| Thinking::ALL.get(code).copied());
+    Ok(known.ok_or(CborError::OutOfRange)?)
 }
 
 fn read_list<T>(

@@ -7,7 +7,7 @@ fn compile(source: &str) -> Template {
 }
 
 fn render(source: &str, messages: &[Message]) -> Result<String, TemplateError> {
-    let rendered = compile(source).render(messages, None, true)?;
+    let rendered = compile(source).render(messages, None, None, true)?;
     Ok(String::from_utf8(rendered.to_vec()).expect("templates write text"))
 }
 
@@ -82,7 +82,7 @@ fn nothing_can_be_included() {
 
 #[test]
 fn tools_that_are_not_json_are_the_requesters_fault() {
-    let error = compile("x").render(&[], Some("{"), true).err();
+    let error = compile("x").render(&[], Some("{"), None, true).err();
     assert_eq!(error, Some(TemplateError::BadJson("the list of tools")));
 }
 
@@ -109,4 +109,19 @@ fn arguments_take_the_form_the_template_reads() {
             );
         }
     }
+}
+
+#[test]
+fn a_template_is_told_whether_to_think_only_if_that_is_said() {
+    let qwen = "{%- if enable_thinking is defined and enable_thinking is false -%}<think></think>{%- endif -%}{% if thinking %}t{% endif %}{{ reasoning_effort }}";
+    let told = |thinking| {
+        let rendered = compile(qwen)
+            .render(&[], None, thinking, true)
+            .expect("sound");
+        String::from_utf8(rendered.to_vec()).expect("templates write text")
+    };
+    assert_eq!(told(None), "");
+    assert_eq!(told(Some(Thinking::Off)), "<think></think>");
+    assert_eq!(told(Some(Thinking::On)), "t");
+    assert_eq!(told(Some(Thinking::High)), "thigh");
 }

@@ -100,6 +100,11 @@ pub fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Tells a part of a line that is not data.
+pub fn aside(text: &str) {
+    let _ = write!(io::stderr().lock(), "{text}");
+}
+
 /// Whether somebody reads stderr as it comes.
 pub fn watched() -> bool {
     io::stderr().is_terminal()

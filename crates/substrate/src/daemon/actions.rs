@@ -16,7 +16,6 @@ use crate::models::catalogue::{FindError, Held};
 use crate::models::import::Signer;
 use crate::models::names::ModelName;
 use crate::models::pull::{PullError, Source};
-use crate::models::purpose::capability;
 
 /// Progress lines that may wait for a client; a slow one slows the download's reports, not the download.
 const PROGRESS_DEPTH: usize = 16;
@@ -219,9 +218,9 @@ fn details(held: &Held) -> Details {
     .map(|(key, value): (&str, serde_json::Value)| (key.to_owned(), value));
     Details {
         license: entry.licence.clone(),
-        template,
         model_info: model_info.into(),
-        capabilities: vec![capability(&entry.arch).to_owned()],
+        capabilities: crate::thoughts::capabilities(&entry.arch, &template),
+        template,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use substrate_api::v1;
 use substrate_record::{JobId, NodeId, Sampler, Scope, WallTier};
-use substrate_sandbox::wire::input::{Input, Message, Prompt};
+use substrate_sandbox::wire::input::{Input, Message, Prompt, Thinking};
 use tonic::Status;
 
 use crate::door::{
@@ -58,6 +58,7 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
             .into_iter()
             .map(|bias| (bias.token, bias.bias))
             .collect(),
+        thinking: thinking_in(request.thinking)?,
     };
     Ok(Ask {
         model: request.model,
@@ -76,6 +77,34 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
         },
         client: Client::Owner,
     })
+}
+
+/// What a template is told of thinking, if anything.
+fn thinking_in(code: i32) -> Result<Option<Thinking>, Status> {
+    use v1::Thinking as Code;
+    Ok(match Code::try_from(code) {
+        Ok(Code::Unspecified) => None,
+        Ok(Code::Off) => Some(Thinking::Off),
+        Ok(Code::On) => Some(Thinking::On),
+        Ok(Code::Low) => Some(Thinking::Low),
+        Ok(Code::Medium) => Some(Thinking::Medium),
+        Ok(Code::High) => Some(Thinking::High),
+        Ok(Code::Max) => Some(Thinking::Max),
+        Err(_) => return Err(wrong("thinking", format_args!("no such code {code}"))),
+    })
+}
+
+/// The code of what a template is to be told of thinking.
+pub fn thinking_out(thinking: Option<Thinking>) -> v1::Thinking {
+    match thinking {
+        None => v1::Thinking::Unspecified,
+        Some(Thinking::Off) => v1::Thinking::Off,
+        Some(Thinking::On) => v1::Thinking::On,
+        Some(Thinking::Low) => v1::Thinking::Low,
+        Some(Thinking::Medium) => v1::Thinking::Medium,
+        Some(Thinking::High) => v1::Thinking::High,
+        Some(Thinking::Max) => v1::Thinking::Max,
+    }
 }
 
 fn prompt_in(prompt: Option<v1::run_request::Prompt>) -> Result<Prompt, Status> {

@@ -159,7 +159,8 @@ where
     deserializer.deserialize_any(AtMost::<T, N>(std::marker::PhantomData))
 }
 
-fn elements<'de, A, T, const N: usize>(mut seq: A) -> Result<Vec<T>, A::Error>
+/// The elements of a list that may have `N`.
+pub(super) fn elements<'de, A, T, const N: usize>(mut seq: A) -> Result<Vec<T>, A::Error>
 where
     A: SeqAccess<'de>,
     T: Deserialize<'de>,

@@ -46,6 +46,9 @@ const MESSAGES: &str = "messages";
 /// Client closed the request, as Ollama and nginx number it.
 const CLIENT_CLOSED: u16 = 499;
 
+/// Overloaded, as Anthropic numbers it.
+const OVERLOADED: u16 = 529;
+
 /// What is wrong, where the words differ between the APIs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wrong {
@@ -206,8 +209,8 @@ impl Refusal {
         refusal
     }
 
-    /// The same about a prompt that came in another field than `messages`.
-    pub(super) fn about_prompt(mut self, field: &str) -> Self {
+    /// The same about a prompt that came in this field: where the parameter at fault is the prompt, `messages` is not it.
+    pub(super) fn of_prompt_in(mut self, field: &str) -> Self {
         if self.param.as_deref() == Some(MESSAGES) {
             self.param = Some(field.into());
         }
@@ -256,10 +259,13 @@ impl Refusal {
         }
     }
 
-    /// The status, which differs only for a full list: 429 for OpenAI's clients, 503 for Ollama's.
+    /// The status, which differs only for a full list: 429 for OpenAI's clients, 503 for Ollama's, 529 for Anthropic's.
     fn status_in(&self, shape: Shape) -> StatusCode {
         match (&self.wrong, shape) {
             (Wrong::Busy { .. }, Shape::Ollama) => StatusCode::SERVICE_UNAVAILABLE,
+            (Wrong::Busy { .. }, Shape::Anthropic) => {
+                StatusCode::from_u16(OVERLOADED).expect("529 is a three-digit status")
+            }
             _ => self.status,
         }
     }
@@ -278,6 +284,7 @@ impl Refusal {
                 json!({ "error": { "message": message, "type": kind, "param": self.param, "code": self.code } })
             }
             Shape::Anthropic => {
+                let kind = anthropics_kind(self.status_in(shape)).unwrap_or(kind);
                 json!({ "type": "error", "error": { "type": kind, "message": message } })
             }
         }
@@ -312,6 +319,16 @@ fn kind(status: StatusCode) -> &'static str {
         429 => "rate_limit_error",
         400..=499 => "invalid_request_error",
         _ => "api_error",
+    }
+}
+
+/// What Anthropic calls otherwise.
+fn anthropics_kind(status: StatusCode) -> Option<&'static str> {
+    match status.as_u16() {
+        413 => Some("request_too_large"),
+        504 => Some("timeout_error"),
+        OVERLOADED => Some("overloaded_error"),
+        _ => None,
     }
 }
 
@@ -401,6 +418,21 @@ pub(super) struct OpenAiError(Refusal);
 
 /// A refusal on its way out of an Ollama handler.
 pub(super) struct OllamaError(Refusal);
+
+/// A refusal on its way out of an Anthropic handler.
+pub(super) struct AnthropicError(Refusal);
+
+impl<E: Into<Refusal>> From<E> for AnthropicError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        self.0.render(Shape::Anthropic)
+    }
+}
 
 impl<E: Into<Refusal>> From<E> for OpenAiError {
     fn from(error: E) -> Self {

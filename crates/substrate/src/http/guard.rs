@@ -28,6 +28,9 @@ use crate::door::Client;
 /// Narrows a request's scope, or chooses it up to the key's; answered with the signed scope.
 pub(super) const SCOPE: HeaderName = HeaderName::from_static("x-substrate-scope");
 
+/// Where Anthropic's clients show their key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 /// Who asks, as far as handlers need to know.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -162,7 +165,7 @@ fn preflight(asked: &HeaderMap) -> Response {
     );
     let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let allowed = wanted.unwrap_or(HeaderValue::from_static(
-        "authorization, content-type, x-substrate-scope",
+        "authorization, content-type, x-api-key, anthropic-version, x-substrate-scope",
     ));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     headers.insert(
@@ -193,7 +196,7 @@ fn identify(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
 }
 
 fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
-    let secret = bearer(request.headers());
+    let secret = secret(request.headers());
     let shown = secret.map_or(Shown::Unknown, |secret| {
         app.keys.show(secret, Instant::now())
     });
@@ -234,6 +237,15 @@ fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
 /// Paths that say only that something listens here.
 fn is_open(path: &str) -> bool {
     matches!(path, "/" | "/healthz")
+}
+
+/// The key shown: as a bearer, or as Anthropic's clients show theirs. Who shows two means the one that is this program's.
+fn secret(headers: &HeaderMap) -> Option<&str> {
+    let named = headers.get(API_KEY).and_then(|key| key.to_str().ok());
+    let shown = [bearer(headers), named.map(str::trim)];
+    let own = |secret: &&str| secret.starts_with(KEY_PREFIX);
+    let mut secrets = shown.into_iter().flatten();
+    secrets.clone().find(own).or_else(|| secrets.next())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -32,7 +32,7 @@ pub(super) const DEADLINE_MS: u64 = 600_000;
 const FIRST_EVENT: Duration = Duration::from_secs(2);
 
 /// Largest answer kept for a client that does not stream: far above any context's worth of text.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
+pub(super) const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// Most vectors kept for one request: 2,048 of 1,024 components. Written as JSON they take three times as much.
 const MAX_ROW_BYTES: usize = 8 << 20;

@@ -1,8 +1,8 @@
-//! The HTTP listener: OpenAI under `/v1`, Ollama under `/api`, and `/healthz` and `/metrics`.
+//! The HTTP listener: OpenAI and Anthropic under `/v1`, Ollama under `/api`, and `/healthz` and `/metrics`.
 //!
 //! A stranger's bytes become one [`crate::door::Ask`] or a refusal in the shape of the API that was
-//! called. Read in this order: `guard` (who may ask), `body` (how much is read), `openai` and
-//! `ollama` (what is asked), `job` (what comes back), `sse` and `ndjson` (how it is framed).
+//! called. Read in this order: `guard` (who may ask), `body` (how much is read), `openai`,
+//! `anthropic` and `ollama` (what is asked), `job` (what comes back), `hearing` (what is in it), `sse` and `ndjson` (how it is framed).
 //!
 //! Invariants: everything that arrives is bounded before it is kept; a stream never ends silently,
 //! it ends with its API's own last word or with an error in its API's own shape; dropping a response
@@ -11,16 +11,21 @@
 //! Absent by design: keys, records, the mesh, TLS, HTTP/2, and any cache of answers.
 
 pub mod actions;
+mod anthropic;
 mod body;
+mod content;
 pub(crate) mod embed;
 mod error;
 mod guard;
 mod health;
+mod hearing;
 mod job;
 pub mod keys;
 mod lists;
 mod names;
 mod ndjson;
+mod news;
+mod notation;
 mod ollama;
 mod openai;
 mod policy;
@@ -90,6 +95,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .merge(health::routes())
         .merge(openai::routes())
+        .merge(anthropic::routes())
         .merge(ollama::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

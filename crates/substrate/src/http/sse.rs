@@ -18,6 +18,11 @@ pub(super) fn data(value: &impl Serialize) -> String {
     format!("data: {}\n\n", json(value))
 }
 
+/// An event with a name.
+pub(super) fn event(name: &str, value: &impl Serialize) -> String {
+    format!("event: {name}\ndata: {}\n\n", json(value))
+}
+
 /// A line that clients skip: `: queue {…}`.
 pub(super) fn comment(kind: &str, value: &impl Serialize) -> String {
     format!(": {kind} {}\n\n", json(value))

@@ -18,6 +18,7 @@ use substrate_sandbox::wire::Input;
 
 use super::body::{at_most, non_empty_list};
 use super::error::{Refusal, clipped};
+use crate::thoughts::begun_at_end;
 
 /// Tools of one request: OpenAI's own limit.
 const MAX_TOOLS: usize = 128;
@@ -338,6 +339,11 @@ impl Ear {
         std::mem::replace(&mut self.held, rest)
     }
 
+    /// Whether something is held back until more is heard.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Hears a whole answer: its text, and the calls in it.
     pub(super) fn hear_all(mut self, text: &str) -> (String, Vec<ToolCall>) {
         let mut told = self.hear(text);
@@ -354,14 +360,6 @@ impl Ear {
             None => (held, Vec::new()),
         }
     }
-}
-
-/// Bytes at the end of `text` that may be the beginning of `word`.
-fn begun_at_end(text: &str, word: &str) -> usize {
-    (1..word.len())
-        .rev()
-        .find(|&count| text.ends_with(&word[..count]))
-        .unwrap_or(0)
 }
 
 /// The calls a text consists of. `None` if any part of it is something else.

@@ -56,6 +56,76 @@ fn events_are_lines_of_json() {
 }
 
 #[test]
+fn thoughts_go_to_stderr_or_nowhere() {
+    let daemon = Daemon::start();
+    daemon.home.check(
+        &["run", "ponder", "hi"],
+        &expect![[r#"
+        exit 0
+        --- stdout
+        Told Some(On).
+        --- stderr
+        Thinking...
+        Hm, so.
+        ...done thinking.
+
+    "#]],
+    );
+    daemon.home.check(
+        &["run", "ponder", "hi", "--think=high", "--hidethinking"],
+        &expect![[r#"
+        exit 0
+        --- stdout
+        Told Some(High).
+    "#]],
+    );
+    let output = daemon.home.run(&["run", "ponder", "hi", "--json"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    let lines = told
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let said = |name: &str| -> String {
+        let texts = lines.clone().filter(|line| line["event"] == "text");
+        texts
+            .filter_map(|line| Some(line[name].as_str()?.to_owned()))
+            .collect()
+    };
+    assert_eq!(
+        (&*said("thinking"), &*said("text")),
+        ("Hm, so.", "Told Some(On).")
+    );
+}
+
+#[test]
+fn a_model_that_cannot_think_is_not_asked_to() {
+    let daemon = Daemon::start();
+    daemon.home.check(
+        &["run", "plain", "hi", "--think"],
+        &expect![[r#"
+        exit 1
+        --- stderr
+        error: 'plain' does not support thinking
+        hint: leave out --think; `substrate show NAME --template` shows what it knows of
+    "#]],
+    );
+    daemon.home.check(
+        &["run", "plain", "hi", "--think=false"],
+        &expect![[r#"
+        exit 0
+        --- stdout
+        <think>
+    "#]],
+    );
+    daemon.home.check(&["run", "plain", "hi", "--think=hard"], &expect![[r#"
+        exit 2
+        --- stderr
+        error: invalid value 'hard' for '--think[=<HOW>]': must be true, false, low, medium, high or max
+
+        For more information, try '--help'.
+    "#]]);
+}
+
+#[test]
 fn a_refusal_has_a_hint() {
     let daemon = Daemon::start();
     daemon.home.check(

@@ -206,6 +206,14 @@ fn submit(ask: Ask, cancelled: std::sync::mpsc::Sender<()>) -> Result<JobStream,
         "smollm2:135m" => told_well(),
         "echo" => vec![text(&said(&ask)), JobEvent::Finished(Box::new(summary(1)))],
         "flags" => vec![text(&flags(&ask)), JobEvent::Finished(Box::new(summary(1)))],
+        "ponder" => vec![
+            text("Hm"),
+            text(", so.\n</thi"),
+            text("nk>\n\n"),
+            text(&format!("Told {:?}.", ask.input.thinking)),
+            JobEvent::Finished(Box::new(summary(1))),
+        ],
+        "plain" => vec![text("<think>"), JobEvent::Finished(Box::new(summary(1)))],
         "endless" => return Ok(stream(endless(cancelled))),
         "doomed" => vec![
             text("So far"),
@@ -367,10 +375,24 @@ fn models(scope: Scope) -> Vec<ModelView> {
         template: None,
     };
     let own = model("smollm2:135m", true, vec![]);
-    if scope == Scope::Mine {
-        vec![own]
-    } else {
-        vec![own, model("qwen3:4b", false, vec![FAR, NEAR])]
+    let theirs = model("qwen3:4b", false, vec![FAR, NEAR]);
+    let with = |name: &str, template: &str| ModelView {
+        template: Some(template.into()),
+        ..model(name, true, vec![])
+    };
+    match scope {
+        Scope::Mine => vec![own],
+        Scope::Circle => vec![own, theirs],
+        // Where the program looks for what it is to show: one whose template opens its thoughts, and one that cannot think.
+        Scope::Commons => vec![
+            own,
+            theirs,
+            with(
+                "ponder",
+                "{% if add_generation_prompt %}{% if enable_thinking %}<think>{% endif %}{% endif %}",
+            ),
+            with("plain", "{{ messages }}"),
+        ],
     }
 }
 

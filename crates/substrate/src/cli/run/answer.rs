@@ -8,10 +8,11 @@ use substrate_api::v1::{self, job_event::Event};
 use crate::cli::{
     connect::Client,
     jobs::waiting,
-    session::{Session, note, watched},
+    session::{Session, aside, note, watched},
     story::{Story, refusal_story, refused},
     words,
 };
+use crate::thoughts::{Begins, Ear, Heard};
 
 /// How to show an answer.
 #[derive(Debug, Clone, Copy)]
@@ -20,48 +21,100 @@ pub struct Manner {
     pub json: bool,
     /// Tell who answered and how fast.
     pub verbose: bool,
+    /// How the answer begins, if there may be thoughts in it.
+    pub begins: Option<Begins>,
+    /// Leave its thoughts out.
+    pub hides_thoughts: bool,
 }
 
-/// Asks, shows the answer as it comes, and gives its whole text.
+/// A whole answer.
+#[derive(Default)]
+pub struct Answer {
+    /// What the model thought before it.
+    pub thoughts: String,
+    /// What was asked for.
+    pub text: String,
+}
+
+/// Asks, shows the answer as it comes, and gives all of it.
 pub async fn stream(
     session: &Session,
     client: &mut Client,
     request: v1::RunRequest,
     manner: Manner,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Answer> {
     let mut events = client.run(request).await.map_err(refused)?.into_inner();
-    let mut answer = String::new();
+    let mut answer = Answer::default();
+    let mut ear = manner.begins.map(Ear::new);
     while let Some(event) = events.message().await.map_err(refused)? {
         let Some(event) = event.event else { continue };
+        let heard = heard(&event, ear.as_mut());
         if manner.json {
-            session.json_line(&as_json(&event))?;
+            tell_json(session, &event, &heard)?;
         }
+        show(session, &mut answer, heard, manner)?;
         match event {
-            Event::Text(piece) => {
-                if !manner.json {
-                    session.text(&piece.text)?;
-                }
-                answer.push_str(&piece.text);
-            }
+            Event::Text(_) => {}
             Event::Finished(finished) => {
-                end(session, &answer, manner)?;
+                end(session, &answer.text, manner)?;
                 if manner.verbose {
                     note(summary(&finished));
                 }
                 return Ok(answer);
             }
             Event::Failed(refusal) => {
-                if !answer.is_empty() {
-                    end(session, &answer, manner)?;
+                if !answer.text.is_empty() {
+                    end(session, &answer.text, manner)?;
                 }
                 return Err(refusal_story(refusal).into());
             }
-            news => tell(&news, &answer, manner),
+            news => tell(&news, &answer.text, manner),
         }
     }
     Err(Story::new("the daemon ended the answer early")
         .hint("run `substrate doctor`")
         .into())
+}
+
+/// What an event adds to the answer: the end tells what was held back.
+fn heard(event: &Event, ear: Option<&mut Ear>) -> Heard {
+    match (event, ear) {
+        (Event::Text(piece), Some(ear)) => ear.hear(&piece.text),
+        (Event::Text(piece), None) => Heard {
+            text: piece.text.clone(),
+            ..Heard::default()
+        },
+        (Event::Finished(_) | Event::Failed(_), Some(ear)) => ear.end(),
+        _ => Heard::default(),
+    }
+}
+
+/// Thoughts go to stderr, between Ollama's words, the answer to stdout.
+fn show(
+    session: &Session,
+    answer: &mut Answer,
+    heard: Heard,
+    manner: Manner,
+) -> std::io::Result<()> {
+    let shows_thoughts = !manner.json && !manner.hides_thoughts;
+    if shows_thoughts && !heard.thoughts.is_empty() {
+        if answer.thoughts.is_empty() {
+            note("Thinking...");
+        }
+        aside(&heard.thoughts);
+    }
+    answer.thoughts.push_str(&heard.thoughts);
+    if heard.text.is_empty() {
+        return Ok(());
+    }
+    if shows_thoughts && answer.text.is_empty() && !answer.thoughts.is_empty() {
+        note("\n...done thinking.\n");
+    }
+    answer.text.push_str(&heard.text);
+    if manner.json {
+        return Ok(());
+    }
+    session.text(&heard.text)
 }
 
 /// Ends the answer's last line.
@@ -126,6 +179,27 @@ pub fn summary(finished: &v1::Finished) -> String {
             .as_deref()
             .map_or_else(|| "none".to_owned(), words::hex),
     )
+}
+
+/// An event as a line. What only the end made sure of is a line of its own before it.
+fn tell_json(session: &Session, event: &Event, heard: &Heard) -> std::io::Result<()> {
+    match event {
+        Event::Text(piece) => session.json_line(&heard_json(heard, &piece.ids)),
+        event => {
+            if *heard != Heard::default() {
+                session.json_line(&heard_json(heard, &[]))?;
+            }
+            session.json_line(&as_json(event))
+        }
+    }
+}
+
+fn heard_json(heard: &Heard, ids: &[u32]) -> Value {
+    let mut told = json!({ "event": "text", "text": heard.text, "ids": ids });
+    if !heard.thoughts.is_empty() {
+        told["thinking"] = heard.thoughts.clone().into();
+    }
+    told
 }
 
 fn as_json(event: &Event) -> Value {

@@ -21,13 +21,13 @@ use crate::cli::{
 
 use super::{
     Run,
-    answer::{self, Manner},
     line::{Command, Gather, Part, Typed},
     turn,
 };
 
 const HELP: &str = r#"/set parameter NAME VALUE   how tokens are drawn; /set parameter lists the names
 /set system TEXT            what the model is told first; between """ it may have several lines
+/set think [HOW], /set nothink  think before the answer, or not; HOW is low, medium, high or max
 /set verbose, /set quiet    tell who answered and how fast, or not
 /show [info|template|license|system|parameters]
 /load MODEL                 go on with another model
@@ -138,19 +138,17 @@ impl Talk<'_> {
             .map(|system| turn("system", system.clone()))
             .collect();
         messages.extend(self.said.iter().cloned());
-        let request = self.run.request(messages);
-        let manner = Manner {
-            json: false,
-            verbose: self.run.verbose,
-        };
         let outcome = tokio::select! {
-            outcome = answer::stream(self.session, &mut self.client, request, manner) => Some(outcome),
+            outcome = self.run.ask(self.session, &mut self.client, messages) => Some(outcome),
             // Dropping the stream cancels the job.
             _ = tokio::signal::ctrl_c() => None,
         };
         match outcome {
             Some(Ok(answer)) => {
-                self.said.push(turn("assistant", answer));
+                self.said.push(v1::Message {
+                    thinking: Some(answer.thoughts).filter(|thoughts| !thoughts.is_empty()),
+                    ..turn("assistant", answer.text)
+                });
                 self.run.keep(&mut self.client).await;
             }
             Some(Err(error)) if error.chain().any(|cause| cause.is::<std::io::Error>()) => {
@@ -179,6 +177,7 @@ impl Talk<'_> {
                 Err(why) => note(why),
             },
             Command::SetSystem(text) => self.run.system = (!text.is_empty()).then_some(text),
+            Command::SetThink(think) => self.run.think = Some(think),
             Command::SetVerbose(verbose) => self.run.verbose = verbose,
             Command::Show(part) => self.show(part).await,
             Command::Load(model) => self.go_on_with(model).await,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: pure. Lines go in, and a complete [`Typed`] comes out or more is wanted.
 
+use substrate_sandbox::wire::Thinking;
+
 /// Opens and closes a turn of several lines.
 const FENCE: &str = "\"\"\"";
 
@@ -33,6 +35,8 @@ pub enum Command {
     Parameters,
     /// `/set system TEXT`
     SetSystem(String),
+    /// `/set think`, with how hard, and `/set nothink`
+    SetThink(Thinking),
     /// `/set verbose` and `/set quiet`
     SetVerbose(bool),
     /// `/show`, with its part
@@ -184,9 +188,21 @@ fn set(rest: &str) -> Typed {
             None => return Typed::Wrong(format!("/set parameter {value} needs a value")),
         },
         ("system", text) => Command::SetSystem(unquoted(text).to_owned()),
+        ("think", "") => Command::SetThink(Thinking::On),
+        ("think", how) => match Thinking::from_word(how) {
+            Some(think) => Command::SetThink(think),
+            None => {
+                return Typed::Wrong("/set think takes low, medium, high or max".to_owned());
+            }
+        },
+        ("nothink", _) => Command::SetThink(Thinking::Off),
         ("verbose", _) => Command::SetVerbose(true),
         ("quiet", _) => Command::SetVerbose(false),
-        _ => return Typed::Wrong("/set takes parameter, system, verbose or quiet".to_owned()),
+        _ => {
+            return Typed::Wrong(
+                "/set takes parameter, system, think, nothink, verbose or quiet".to_owned(),
+            );
+        }
     };
     Typed::Command(command)
 }
@@ -250,6 +266,9 @@ mod tests {
             Command::SetSystem("Be brief.".into()),
         );
         is("/set verbose", Command::SetVerbose(true));
+        is("/set think", Command::SetThink(Thinking::On));
+        is("/set think high", Command::SetThink(Thinking::High));
+        is("/set nothink", Command::SetThink(Thinking::Off));
         is("/show", Command::Show(Part::Info));
         is("/show template", Command::Show(Part::Template));
     }
@@ -298,6 +317,7 @@ mod tests {
             "/wat",
             "/set",
             "/set parameter top_k",
+            "/set think hard",
             "/show secrets",
             "/load",
         ] {

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Read};
 use clap::{Args, ValueEnum};
 use substrate_api::v1;
 use substrate_record::NodeId;
+use substrate_sandbox::wire::Thinking;
 
 use super::{
     connect::{self, Client},
@@ -18,6 +19,8 @@ use super::{
     story::{self, Story},
 };
 use crate::config::KeepAlive;
+use crate::grpc::convert::thinking_out;
+use crate::thoughts::{self, Settled};
 
 mod answer;
 pub use answer::finished_json;
@@ -71,6 +74,14 @@ pub struct Run {
     /// Give up after this long
     #[arg(long, value_parser = plain::span, value_name = "SPAN", help_heading = "Where it runs")]
     deadline: Option<std::time::Duration>,
+
+    /// Think before the answer, or not: true, false, low, medium, high or max [default: true, where the model can]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = thinking)]
+    think: Option<Thinking>,
+
+    /// Do not show what the model thinks; it is shown on stderr
+    #[arg(long)]
+    hidethinking: bool,
 
     /// Tell on stderr who answered, how fast, and the receipt
     #[arg(long)]
@@ -138,18 +149,48 @@ impl Run {
         let mut messages = Vec::new();
         messages.extend(self.system.clone().map(|system| turn("system", system)));
         messages.push(turn("user", question));
-        let request = self.request(messages);
-        let manner = answer::Manner {
-            json: session.json,
-            verbose: self.verbose,
-        };
         tokio::select! {
-            answer = answer::stream(session, &mut client, request, manner) => drop(answer?),
+            answer = self.ask(session, &mut client, messages) => drop(answer?),
             // Ending the program closes the stream, which cancels the job.
             () = interrupted() => return Err(Story::interrupted().into()),
         }
         self.keep(&mut client).await;
         Ok(())
+    }
+
+    /// Asks and shows the answer as it comes.
+    async fn ask(
+        &self,
+        session: &Session,
+        client: &mut Client,
+        messages: Vec<v1::Message>,
+    ) -> anyhow::Result<answer::Answer> {
+        let settled = self.settled(client).await?;
+        let request = v1::RunRequest {
+            thinking: thinking_out(settled.told).into(),
+            ..self.request(messages)
+        };
+        let manner = answer::Manner {
+            json: session.json,
+            verbose: self.verbose,
+            begins: settled.begins,
+            hides_thoughts: self.hidethinking,
+        };
+        answer::stream(session, client, request, manner).await
+    }
+
+    /// Settles thinking from the model's template, where this machine has it. A model that is not there is told by the job.
+    async fn settled(&self, client: &mut Client) -> anyhow::Result<Settled> {
+        let model = self.model.clone();
+        let shown = client.show(v1::ShowRequest { model }).await.ok();
+        let model = shown.and_then(|shown| shown.into_inner().model);
+        let template = model.and_then(|model| model.template);
+        let settled = thoughts::settle(template.as_deref(), self.think, false);
+        settled.map_err(|error| {
+            Story::new(format!("'{}' {error}", self.model))
+                .hint("leave out --think; `substrate show NAME --template` shows what it knows of")
+                .into()
+        })
     }
 
     /// Says how long the model stays loaded, once it is. An answer that came is not undone by a failure here.
@@ -193,6 +234,10 @@ impl Run {
         self.sampling.apply(&mut request);
         request
     }
+}
+
+fn thinking(word: &str) -> Result<Thinking, &'static str> {
+    Thinking::from_word(word).ok_or("must be true, false, low, medium, high or max")
 }
 
 /// One turn of a conversation.

@@ -3,13 +3,14 @@
 //! A request without a prompt asks for no job: it loads the model, or with `keep_alive` 0 unloads it.
 
 use serde_json::value::RawValue;
-use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
+use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt, Thinking};
 
 use super::types::{ChatMessage, ChatRequest, GenerateRequest, KeepAlive, Options, asked_model};
 use crate::door::{Ask, Placement};
 use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
+use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
 use crate::http::sampling::{ANY_OBJECT, Wishes, max_tokens, stops, top_logprobs};
 use crate::http::tools::Tools;
@@ -27,8 +28,10 @@ pub(super) struct Plan {
     pub(super) wanted: Wanted,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) stream: bool,
-    /// Tools that an answer may call.
-    pub(super) tools: Option<Tools>,
+    /// What was asked of thinking.
+    pub(super) thinking: Option<Thinking>,
+    /// How its answer is heard.
+    pub(super) hearing: Hearing,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub(super) enum Wanted {
 /// Plans a chat.
 pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusal> {
     let model = asked_model(request.model, request.name)?;
-    refuse_not_yet(&[("think", &request.think, &["null", "false"])])?;
+    let thinking = thinking(request.think.as_deref())?;
     let stream = request.stream.unwrap_or(true);
     if request.messages.is_empty() {
         return Ok(without_prompt(model, request.keep_alive, stream));
@@ -70,7 +73,8 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         wanted: Wanted::Answer(Box::new(ask)),
         keep_alive: request.keep_alive,
         stream,
-        tools,
+        thinking,
+        hearing: Hearing::of(tools),
     })
 }
 
@@ -87,11 +91,32 @@ fn schema(format: &RawValue) -> Result<Option<String>, Refusal> {
     }
 }
 
+/// What is asked of thinking: a truth value, or how hard.
+fn thinking(think: Option<&RawValue>) -> Result<Option<Thinking>, Refusal> {
+    let text = think.map_or("null", |raw| raw.get().trim());
+    let truth = |text| matches!(text, "true" | "false");
+    let word = match text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+    {
+        // Clients in shells write truth values as text.
+        Some(word) => word,
+        None if truth(text) => text,
+        None if text == "null" => return Ok(None),
+        None => "",
+    };
+    let refuse = || {
+        let why = "think must be true, false, \"low\", \"medium\", \"high\" or \"max\"";
+        Refusal::invalid("think", why)
+    };
+    Thinking::from_word(word).map(Some).ok_or_else(refuse)
+}
+
 /// Plans a generation.
 pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan, Refusal> {
     let model = asked_model(request.model, request.name)?;
+    let thinking = thinking(request.think.as_deref())?;
     refuse_not_yet(&[
-        ("think", &request.think, &["null", "false"]),
         ("context", &request.context, &["null", "[]"]),
         ("images", &request.images, &["null", "[]"]),
     ])?;
@@ -127,7 +152,8 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
         wanted: Wanted::Answer(Box::new(ask)),
         keep_alive: request.keep_alive,
         stream,
-        tools: None,
+        thinking,
+        hearing: Hearing::default(),
     })
 }
 
@@ -138,7 +164,8 @@ fn without_prompt(model: String, keep_alive: Option<KeepAlive>, stream: bool) ->
         wanted: if unload { Wanted::Unload } else { Wanted::Load },
         keep_alive,
         stream,
-        tools: None,
+        thinking: None,
+        hearing: Hearing::default(),
     }
 }
 

@@ -143,8 +143,8 @@ fn what_cannot_be_right_is_refused_by_name() {
         r#""options":[]"#,
         r#""format":"xml""#,
         r#""format":7"#,
-        r#""think":true"#,
-        r#""think":"high""#,
+        r#""think":1"#,
+        r#""think":"hard""#,
         r#""top_logprobs":21"#,
         r#""images":["aGk="]"#,
         r#""suffix":"x""#,
@@ -169,8 +169,8 @@ fn what_cannot_be_right_is_refused_by_name() {
             {"error":"options: invalid length 2, expected an object at line 1 column 39"}
             {"error":"format must be \"json\" or a JSON schema"}
             {"error":"format must be \"json\" or a JSON schema"}
-            {"error":"think is not there yet"}
-            {"error":"think is not there yet"}
+            {"error":"think must be true, false, \"low\", \"medium\", \"high\" or \"max\""}
+            {"error":"think must be true, false, \"low\", \"medium\", \"high\" or \"max\""}
             {"error":"top_logprobs must be between 0 and 20, not 21"}
             {"error":"images is not there yet"}
             {"error":"suffix is not there yet"}

@@ -17,9 +17,9 @@ use super::types::KeepAlive;
 use crate::door::{Call, FinishReason, JobEvent, Summary, TextPiece, TokenLogprob};
 use crate::http::error::{Refusal, Shape};
 use crate::http::guard::Caller;
+use crate::http::hearing::{Ear, Hearing, Told};
 use crate::http::job::{Answer, Beat, Facts, Feed, submit, tell_finished, tell_running};
 use crate::http::names::rfc3339;
-use crate::http::tools::{Ear, ToolCall, Tools};
 use crate::http::{Shared, lists, ndjson};
 
 /// NDJSON has no comments, so a stream has nothing to say while nothing happens; it only looks again.
@@ -41,6 +41,8 @@ struct Line {
     message: Option<Said>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    thinking: String,
     done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     done_reason: Option<&'static str>,
@@ -56,6 +58,8 @@ struct Line {
 struct Said {
     role: &'static str,
     content: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    thinking: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<serde_json::Value>,
 }
@@ -98,10 +102,13 @@ pub(super) async fn answer(
         wanted,
         keep_alive,
         stream,
-        tools,
+        thinking,
+        mut hearing,
     } = plan;
     let reason = match wanted {
-        Wanted::Answer(ask) => {
+        Wanted::Answer(mut ask) => {
+            let asks = std::slice::from_mut(&mut *ask);
+            hearing.settle(&app, &caller, asks, thinking).await?;
             let jobs = submit(&app, &caller, vec![*ask]).await?;
             let running = jobs
                 .into_iter()
@@ -114,7 +121,8 @@ pub(super) async fn answer(
                     kind,
                     model: running.model.clone(),
                     over: false,
-                    ear: tools.as_ref().map(Tools::ear),
+                    ear: hearing.ear(),
+                    logprobs: Vec::new(),
                 };
                 let mut response = ndjson::response(lines(
                     writer,
@@ -128,7 +136,7 @@ pub(super) async fn answer(
             }
             let answer = running.whole().await?;
             keep(&app, &model, keep_alive).await;
-            return Ok(whole(kind, answer, tools.as_ref()));
+            return Ok(whole(kind, answer, &hearing));
         }
         Wanted::Load => {
             let name = model.clone();
@@ -144,7 +152,7 @@ pub(super) async fn answer(
     };
     keep(&app, &model, keep_alive).await;
     Ok(Json(
-        kind.line(model, SystemTime::now(), String::new())
+        kind.line(model, SystemTime::now(), Told::default())
             .last(reason),
     )
     .into_response())
@@ -168,42 +176,36 @@ pub(super) async fn keep(app: &Shared, model: &str, keep_alive: Option<KeepAlive
 }
 
 impl Kind {
-    fn line(self, model: String, now: SystemTime, text: String) -> Line {
-        let (message, response) = match self {
-            Self::Chat => (
-                Some(Said {
-                    role: "assistant",
-                    content: text,
-                    tool_calls: Vec::new(),
-                }),
-                None,
-            ),
-            Self::Generate => (None, Some(text)),
-        };
-        Line {
+    /// Arguments of calls are objects here.
+    fn line(self, model: String, now: SystemTime, told: Told) -> Line {
+        let line = Line {
             model,
             created_at: rfc3339(now),
-            message,
-            response,
             ..Line::default()
+        };
+        let calls = told.calls.into_iter().map(|call| {
+            serde_json::json!({ "function": { "name": call.name, "arguments": call.arguments } })
+        });
+        match self {
+            Self::Chat => Line {
+                message: Some(Said {
+                    role: "assistant",
+                    content: told.text,
+                    thinking: told.thoughts,
+                    tool_calls: calls.collect(),
+                }),
+                ..line
+            },
+            Self::Generate => Line {
+                response: Some(told.text),
+                thinking: told.thoughts,
+                ..line
+            },
         }
     }
 }
 
 impl Line {
-    /// With calls of tools: their arguments are objects here.
-    fn calling(mut self, calls: Vec<ToolCall>) -> Self {
-        if let Some(said) = &mut self.message {
-            said.tool_calls = calls
-                .into_iter()
-                .map(|call| {
-                    serde_json::json!({ "function": { "name": call.name, "arguments": call.arguments } })
-                })
-                .collect();
-        }
-        self
-    }
-
     fn last(self, reason: &'static str) -> Self {
         Self {
             done: true,
@@ -259,17 +261,16 @@ impl Logprob {
     }
 }
 
-fn whole(kind: Kind, answer: Answer, tools: Option<&Tools>) -> Response {
+fn whole(kind: Kind, answer: Answer, hearing: &Hearing) -> Response {
     let mut headers = HeaderMap::new();
     tell_finished(&mut headers, std::slice::from_ref(&answer));
     let logprobs = answer.logprobs.iter().map(Logprob::of).collect();
-    let (text, calls) = match tools {
-        Some(tools) => tools.ear().hear_all(&answer.text),
-        None => (answer.text, Vec::new()),
-    };
     let line = kind
-        .line(answer.model, SystemTime::now(), text)
-        .calling(calls)
+        .line(
+            answer.model,
+            SystemTime::now(),
+            hearing.hear_all(answer.text),
+        )
         .finished(answer.job, &answer.summary);
     (headers, Json(Line { logprobs, ..line })).into_response()
 }
@@ -279,8 +280,10 @@ struct LineWriter {
     kind: Kind,
     model: String,
     over: bool,
-    /// Tells calls from text, where there are tools.
-    ear: Option<Ear>,
+    /// Tells thoughts, text and calls apart.
+    ear: Ear,
+    /// Of tokens that were heard and not told yet.
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl LineWriter {
@@ -293,8 +296,13 @@ impl LineWriter {
             JobEvent::Text(piece) => self.on_text(piece, now),
             JobEvent::Finished(summary) => {
                 self.over = true;
-                let mut told = self.end_of_ear(now);
-                let line = self.kind.line(self.model.clone(), now, String::new());
+                let rest = self.ear.end();
+                let mut told = if rest.is_empty() && self.logprobs.is_empty() {
+                    String::new()
+                } else {
+                    self.tell(rest, now)
+                };
+                let line = self.kind.line(self.model.clone(), now, Told::default());
                 told += &ndjson::line(&line.finished(job, &summary));
                 Some(told)
             }
@@ -305,34 +313,26 @@ impl LineWriter {
         }
     }
 
-    /// What was held back, as the text or the calls it has turned out to be.
-    fn end_of_ear(&mut self, now: SystemTime) -> String {
-        let Some((text, calls)) = self.ear.as_mut().map(Ear::end) else {
-            return String::new();
-        };
-        if text.is_empty() && calls.is_empty() {
-            return String::new();
-        }
-        let line = self.kind.line(self.model.clone(), now, text);
-        ndjson::line(&line.calling(calls))
-    }
-
     fn on_text(&mut self, piece: TextPiece, now: SystemTime) -> Option<String> {
         if piece.bytes.is_empty() && piece.logprobs.is_empty() {
             return None;
         }
-        let mut text = String::from_utf8_lossy(&piece.bytes).into_owned();
-        if let Some(ear) = &mut self.ear {
-            text = ear.hear(&text);
-            if text.is_empty() {
-                return None;
-            }
+        self.logprobs.extend(piece.logprobs);
+        let told = self.ear.hear(&String::from_utf8_lossy(&piece.bytes));
+        if told.is_empty() && (self.ear.holds() || self.logprobs.is_empty()) {
+            return None;
         }
-        let logprobs = piece.logprobs.iter().map(Logprob::of).collect();
-        Some(ndjson::line(&Line {
-            logprobs,
-            ..self.kind.line(self.model.clone(), now, text)
-        }))
+        Some(self.tell(told, now))
+    }
+
+    /// One line, with the log-probabilities of all that was heard.
+    fn tell(&mut self, told: Told, now: SystemTime) -> String {
+        let heard = std::mem::take(&mut self.logprobs);
+        let line = self.kind.line(self.model.clone(), now, told);
+        ndjson::line(&Line {
+            logprobs: heard.iter().map(Logprob::of).collect(),
+            ..line
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::http::error::OllamaError;
 use crate::http::guard::Caller;
 use crate::http::names::{parameter_size, rfc3339_ms, scope_name};
 use crate::http::{Shared, lists};
-use crate::models::purpose::capability;
+use crate::thoughts::capabilities;
 
 #[derive(Serialize)]
 pub(super) struct Tags {
@@ -24,7 +24,7 @@ struct Tag {
     size: u64,
     digest: String,
     details: ModelDetails,
-    capabilities: [&'static str; 1],
+    capabilities: Vec<String>,
     substrate: Where,
 }
 
@@ -69,13 +69,16 @@ impl ModelDetails {
 impl From<ModelView> for Tag {
     fn from(view: ModelView) -> Self {
         Self {
-            capabilities: [capability(&view.arch)],
             details: ModelDetails::of(&view),
             model: view.name.clone(),
             name: view.name,
             modified_at: rfc3339_ms(view.modified_ms),
             size: view.size,
             digest: view.digest.to_string(),
+            capabilities: capabilities(
+                &view.arch,
+                view.template.as_deref().unwrap_or_default(),
+            ),
             substrate: Where {
                 own: view.own,
                 loaded: view.loaded,

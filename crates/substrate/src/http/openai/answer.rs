@@ -10,9 +10,10 @@ use super::ask::Plan;
 use super::logprobs::{self, ChatLogprobs, TextLogprobs};
 use crate::door::{FinishReason, Summary};
 use crate::http::error::Refusal;
+use crate::http::hearing::{Hearing, Told};
 use crate::http::job::{Answer, tell_finished};
 use crate::http::names::unix_seconds;
-use crate::http::tools::{ToolCall, Tools};
+use crate::http::tools::ToolCall;
 
 /// Which of the two routes answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Kind {
     pub(super) fn refusal(self, refusal: Refusal) -> Refusal {
         match self {
             Self::Chat => refusal,
-            Self::Text => refusal.about_prompt("prompt"),
+            Self::Text => refusal.of_prompt_in("prompt"),
         }
     }
 }
@@ -140,6 +141,8 @@ struct Said {
     /// Absent where a call says it all.
     content: Option<String>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reasoning_content: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Called>,
 }
@@ -174,7 +177,7 @@ pub(super) fn whole(kind: Kind, answers: Vec<Answer>, plan: &Plan, now: SystemTi
     match kind {
         Kind::Chat => {
             let choices = numbered
-                .map(|(index, answer)| chat_choice(index, answer, plan.tools.as_ref()))
+                .map(|(index, answer)| chat_choice(index, answer, &plan.hearing))
                 .collect();
             let object = "chat.completion";
             (
@@ -213,11 +216,12 @@ pub(super) fn whole(kind: Kind, answers: Vec<Answer>, plan: &Plan, now: SystemTi
     }
 }
 
-fn chat_choice(index: usize, answer: Answer, tools: Option<&Tools>) -> ChatChoice {
-    let (text, calls) = match tools {
-        Some(tools) => tools.ear().hear_all(&answer.text),
-        None => (answer.text, Vec::new()),
-    };
+fn chat_choice(index: usize, answer: Answer, hearing: &Hearing) -> ChatChoice {
+    let Told {
+        thoughts,
+        text,
+        calls,
+    } = hearing.hear_all(answer.text);
     ChatChoice {
         index,
         logprobs: logprobs::chat(&answer.logprobs),
@@ -226,6 +230,7 @@ fn chat_choice(index: usize, answer: Answer, tools: Option<&Tools>) -> ChatChoic
             role: "assistant",
             content: (calls.is_empty() || !text.is_empty()).then_some(text),
             refusal: None,
+            reasoning_content: thoughts,
             tool_calls: called(&answer.job.to_string(), index, calls, false),
         },
     }

@@ -2,13 +2,16 @@
 //!
 //! What the API has and this program has not yet is refused by name, never quietly left out.
 
-use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt};
+use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt, Thinking};
 
-use super::types::{ChatMessage, ChatRequest, CompletionRequest, ResponseFormat, StreamOptions};
+use super::types::{
+    ChatMessage, ChatRequest, CompletionRequest, ResponseFormat, StreamOptions, TemplateWishes,
+};
 use crate::door::{Ask, Placement};
 use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
+use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::sampling::{ANY_OBJECT, Wishes, logit_bias, max_tokens, stops, top_logprobs};
@@ -32,8 +35,10 @@ pub(super) struct Plan {
     pub(super) per_prompt: usize,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
-    /// Tools that an answer may call.
-    pub(super) tools: Option<Tools>,
+    /// What was asked of thinking.
+    pub(super) thinking: Option<Thinking>,
+    /// How its answers are heard.
+    pub(super) hearing: Hearing,
 }
 
 /// Plans a chat completion.
@@ -47,6 +52,10 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
             "the deprecated parameter functions (use tools)",
         ));
     }
+    let thinking = thinking(
+        request.reasoning_effort.as_deref(),
+        request.chat_template_kwargs,
+    )?;
     let schema = request.response_format.map(schema).transpose()?.flatten();
     let told = match (request.logprobs.unwrap_or(false), request.top_logprobs) {
         (true, top) => Some(top_logprobs("top_logprobs", top.unwrap_or(0))?),
@@ -95,7 +104,11 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
         options: request.stream_options,
     };
     let plan = settings.plan(vec![input], caller)?;
-    Ok(Plan { tools, ..plan })
+    Ok(Plan {
+        thinking,
+        hearing: Hearing::of(tools),
+        ..plan
+    })
 }
 
 /// Plans a completion of plain text.
@@ -199,7 +212,8 @@ impl Settings {
                 .options
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
-            tools: None,
+            thinking: None,
+            hearing: Hearing::default(),
         })
     }
 }
@@ -220,7 +234,7 @@ fn choices(n: Option<i64>, prompts: usize) -> Result<u32, Refusal> {
 }
 
 /// OpenAI's defaults: the model's own distribution.
-fn wishes(
+pub(super) fn wishes(
     temperature: Option<f64>,
     top_p: Option<f64>,
     top_k: Option<f64>,
@@ -277,6 +291,37 @@ fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
         tool_call_id: message.tool_call_id,
         thinking: message.reasoning.or(message.reasoning_content),
     })
+}
+
+/// What is asked of thinking: OpenAI's effort, or the variable that vLLM's and llama.cpp's clients set.
+fn thinking(
+    effort: Option<&str>,
+    template: Option<TemplateWishes>,
+) -> Result<Option<Thinking>, Refusal> {
+    if effort.is_some() {
+        return self::effort("reasoning_effort", effort);
+    }
+    let enable = template.and_then(|wishes| wishes.enable_thinking);
+    Ok(enable.map(|on| if on { Thinking::On } else { Thinking::Off }))
+}
+
+/// OpenAI's words for how hard a model is to think.
+pub(super) fn effort(param: &str, effort: Option<&str>) -> Result<Option<Thinking>, Refusal> {
+    Ok(Some(match effort {
+        None => return Ok(None),
+        Some("none") => Thinking::Off,
+        Some("minimal" | "low") => Thinking::Low,
+        Some("medium") => Thinking::Medium,
+        Some("high") => Thinking::High,
+        Some("xhigh" | "max") => Thinking::Max,
+        Some(effort) => {
+            let why = format!(
+                "{param} must be none, minimal, low, medium, high or xhigh, not '{}'",
+                clipped(effort)
+            );
+            return Err(Refusal::invalid(param, why));
+        }
+    }))
 }
 
 /// The JSON schema an answer is bound to, if any.

@@ -9,11 +9,12 @@ use futures::future::try_join_all;
 
 use super::answer::{Kind, whole};
 use super::ask::{self, Plan};
-use super::chunks::{ChunkWriter, stream};
+use super::chunks::ChunkWriter;
 use crate::http::error::{OpenAiError, Refusal};
 use crate::http::guard::Caller;
 use crate::http::job::{Feed, Running, submit, tell_running};
 use crate::http::names::unix_seconds;
+use crate::http::news::stream;
 use crate::http::{App, Shared, body, sse};
 
 pub(super) async fn chat(
@@ -21,7 +22,11 @@ pub(super) async fn chat(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, OpenAiError> {
-    let plan = ask::chat(body::json(request).await?, &caller)?;
+    let mut plan = ask::chat(body::json(request).await?, &caller)?;
+    let thinking = plan.thinking;
+    plan.hearing
+        .settle(&app, &caller, &mut plan.asks, thinking)
+        .await?;
     Ok(answer(&app, &caller, Kind::Chat, plan).await?)
 }
 

@@ -1,4 +1,4 @@
-//! One chunk of a streamed answer, and the comments between chunks, as JSON.
+//! One chunk of a streamed answer, as JSON.
 
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub(super) struct Delta {
     pub(super) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,
+    /// DeepSeek's name for thoughts, and LM Studio's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) tool_calls: Vec<Called>,
 }
@@ -43,20 +46,4 @@ pub(super) struct TextDelta {
     pub(super) text: String,
     pub(super) logprobs: Option<TextLogprobs>,
     pub(super) finish_reason: Option<&'static str>,
-}
-
-/// Where a waiting job stands, as a comment.
-#[derive(Serialize)]
-pub(super) struct Queue<'a> {
-    pub(super) position: u32,
-    pub(super) expected_wait_ms: u64,
-    pub(super) why: &'a str,
-}
-
-/// A node that took over, as a comment.
-#[derive(Serialize)]
-pub(super) struct Moved<'a> {
-    pub(super) from: String,
-    pub(super) after_tokens: u32,
-    pub(super) why: &'a str,
 }

@@ -1,33 +1,26 @@
 //! A streamed answer, chunk for chunk as OpenAI's servers write it (API.md 5).
 //!
-//! Per choice: the role alone, the text, its calls of tools in one piece, the finish reason alone. Then usage, if asked for, then what
+//! Per choice: the role alone, its thoughts, the text, its calls of tools in one piece, the finish reason alone. Then usage, if asked for, then what
 //! answered (as a comment), then `[DONE]`. A failure is an `error` event and the end, without
 //! `[DONE]`.
 //!
-//! [`ChunkWriter`] is pure: events in, text out. Times come from [`stream`].
+//! [`ChunkWriter`] is pure: events in, text out. Times come from [`news::stream`].
 
 use std::time::Duration;
 
-use futures::Stream;
 use serde::Serialize;
 use substrate_record::JobId;
 
 use super::answer::{Kind, Usage, called, fingerprint, finish_reason};
 use super::ask::Plan;
-use super::chunk::{ChatDelta, Chunk, Delta, Moved, Queue, TextDelta};
+use super::chunk::{ChatDelta, Chunk, Delta, TextDelta};
 use super::logprobs;
-use crate::door::{JobEvent, QueueNews, Started, Summary, TextPiece};
+use crate::door::{JobEvent, QueueNews, Started, Summary, TextPiece, TokenLogprob};
 use crate::http::error::Shape;
-use crate::http::job::{Beat, Facts, Feed};
-use crate::http::names::route_name;
+use crate::http::hearing::{Ear, Told};
+use crate::http::job::{Facts, Feed};
+use crate::http::news::{self, PING_EVERY, QUEUE_EVERY, Writer};
 use crate::http::sse;
-use crate::http::tools::{Ear, Tools};
-
-/// How often a waiting client is told where it stands (DESIGN 5).
-const QUEUE_EVERY: Duration = Duration::from_secs(2);
-
-/// How often an idle stream shows that it lives.
-const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// Writes one request's stream.
 pub(super) struct ChunkWriter {
@@ -48,8 +41,10 @@ struct ChoiceState {
     begun: bool,
     /// Characters told, for completions' text offsets.
     offset: usize,
-    /// Tells calls from text, where there are tools.
-    ear: Option<Ear>,
+    /// Tells thoughts, text and calls apart.
+    ear: Ear,
+    /// Of tokens that were heard and not told yet.
+    logprobs: Vec<TokenLogprob>,
     ended: Option<Summary>,
 }
 
@@ -72,7 +67,7 @@ impl ChunkWriter {
             per_prompt: plan.per_prompt,
             choices: (0..choices)
                 .map(|_| ChoiceState {
-                    ear: plan.tools.as_ref().map(Tools::ear),
+                    ear: plan.hearing.ear(),
                     ..ChoiceState::default()
                 })
                 .collect(),
@@ -81,66 +76,9 @@ impl ChunkWriter {
         }
     }
 
-    /// Nothing may follow.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// How long the stream may stay silent.
-    pub(super) fn patience(&self) -> Duration {
-        if self.waiting.is_some() {
-            QUEUE_EVERY
-        } else {
-            PING_EVERY
-        }
-    }
-
-    /// What is told after that.
-    pub(super) fn on_quiet(&self) -> String {
-        self.waiting
-            .as_ref()
-            .map_or_else(|| sse::PING.to_owned(), queue)
-    }
-
-    pub(super) fn on(&mut self, index: usize, event: JobEvent) -> String {
-        match event {
-            JobEvent::Queued(news) => {
-                let told = queue(&news);
-                self.waiting = Some(news);
-                told
-            }
-            JobEvent::Started(started) => self.on_started(index, &started),
-            JobEvent::Moved {
-                from,
-                after_tokens,
-                why,
-            } => sse::comment(
-                "moved",
-                &Moved {
-                    from: from.to_string(),
-                    after_tokens,
-                    why: &why,
-                },
-            ),
-            JobEvent::Text(piece) => self.on_text(index, piece),
-            // No request for words has any.
-            JobEvent::Row(_) => String::new(),
-            JobEvent::Finished(summary) => self.on_finished(index, *summary),
-            JobEvent::Failed(error) => {
-                self.over = true;
-                sse::data(&self.kind.refusal(error.into()).body(Shape::OpenAi))
-            }
-        }
-    }
-
     fn on_started(&mut self, index: usize, started: &Started) -> String {
         self.waiting = None;
-        let (node, route) = (started.node.to_string(), route_name(started.route));
-        let told = sse::comment(
-            "started",
-            &serde_json::json!({ "attempt": started.attempt, "node": node, "route": route }),
-        );
-        told + &self.begin(index)
+        news::started(started) + &self.begin(index)
     }
 
     /// The role, once. Completions have none.
@@ -170,52 +108,49 @@ impl ChunkWriter {
         if piece.bytes.is_empty() && piece.logprobs.is_empty() {
             return begun;
         }
-        let mut text = String::from_utf8_lossy(&piece.bytes).into_owned();
-        if let Some(ear) = &mut self.choices[index].ear {
-            text = ear.hear(&text);
-            if text.is_empty() {
-                return begun;
-            }
+        let choice = &mut self.choices[index];
+        choice.logprobs.extend(piece.logprobs);
+        let told = choice.ear.hear(&String::from_utf8_lossy(&piece.bytes));
+        if told.is_empty() && (choice.ear.holds() || choice.logprobs.is_empty()) {
+            return begun;
         }
-        let told = match self.kind {
-            Kind::Chat => {
-                let delta = Delta {
-                    content: Some(text),
-                    ..Delta::default()
-                };
-                let logprobs = logprobs::chat(&piece.logprobs);
-                self.chat(
-                    ChatDelta {
-                        index,
-                        delta,
-                        logprobs,
-                        finish_reason: None,
-                    },
-                    None,
-                )
-            }
-            Kind::Text => {
-                let logprobs =
-                    logprobs::completion(&piece.logprobs, &mut self.choices[index].offset);
-                self.text(
-                    TextDelta {
-                        index,
-                        text,
-                        logprobs,
-                        finish_reason: None,
-                    },
-                    None,
-                )
-            }
-        };
-        begun + &told
+        begun + &self.tell(index, told)
+    }
+
+    /// Thoughts, text and calls, each in a chunk of its own; the first has the log-probabilities of all that was heard.
+    fn tell(&mut self, index: usize, told: Told) -> String {
+        let heard = std::mem::take(&mut self.choices[index].logprobs);
+        if self.kind == Kind::Text {
+            let logprobs = logprobs::completion(&heard, &mut self.choices[index].offset);
+            let choice = TextDelta {
+                index,
+                text: told.text,
+                logprobs,
+                finish_reason: None,
+            };
+            return self.text(choice, None);
+        }
+        let mut logprobs = logprobs::chat(&heard);
+        let chunks = deltas(&self.job, index, told).into_iter().map(|delta| {
+            let choice = ChatDelta {
+                index,
+                delta,
+                logprobs: logprobs.take(),
+                finish_reason: None,
+            };
+            self.chat(choice, None)
+        });
+        chunks.collect()
     }
 
     fn on_finished(&mut self, index: usize, summary: Summary) -> String {
         self.waiting = None;
         let mut told = self.begin(index);
-        let (heard, has_called) = self.end_of_ear(index);
-        told += &heard;
+        let rest = self.choices[index].ear.end();
+        let has_called = !rest.calls.is_empty();
+        if !rest.is_empty() || !self.choices[index].logprobs.is_empty() {
+            told += &self.tell(index, rest);
+        }
         let finish_reason = Some(finish_reason(&summary, has_called));
         let print = Some(fingerprint(&summary));
         told += &match self.kind {
@@ -243,57 +178,6 @@ impl ChunkWriter {
             self.over = true;
         }
         told
-    }
-
-    /// What was held back of a choice, as the text or the calls it has turned out to be; and whether it has called.
-    fn end_of_ear(&mut self, index: usize) -> (String, bool) {
-        let Some(ear) = &mut self.choices[index].ear else {
-            return (String::new(), false);
-        };
-        let (text, calls) = ear.end();
-        let has_called = !calls.is_empty();
-        let text = Delta {
-            content: Some(text).filter(|text| !text.is_empty()),
-            ..Delta::default()
-        };
-        let calls = Delta {
-            tool_calls: called(&self.job, index, calls, true),
-            ..Delta::default()
-        };
-        let told = [text, calls]
-            .into_iter()
-            .filter(|delta| delta.content.is_some() || !delta.tool_calls.is_empty())
-            .map(|delta| {
-                let choice = ChatDelta {
-                    index,
-                    delta,
-                    logprobs: None,
-                    finish_reason: None,
-                };
-                self.chat(choice, None)
-            });
-        (told.collect(), has_called)
-    }
-
-    /// The end of a good stream: usage, what answered, `[DONE]`. Empty for a failed one.
-    pub(super) fn close(&self, jobs: impl Fn(usize) -> JobId) -> String {
-        let Some(summaries) = self
-            .choices
-            .iter()
-            .map(|choice| choice.ended.as_ref())
-            .collect::<Option<Vec<_>>>()
-        else {
-            return String::new();
-        };
-        let mut told = String::new();
-        if self.include_usage {
-            let usage = Usage::of(summaries.iter().copied(), self.per_prompt);
-            told += &self.chunk(Vec::<()>::new(), None, Some(usage));
-        }
-        for (index, summary) in summaries.into_iter().enumerate() {
-            told += &sse::comment("substrate", &Facts::new(jobs(index), summary));
-        }
-        told + sse::DONE
     }
 
     fn chat(&self, choice: ChatDelta, fingerprint: Option<String>) -> String {
@@ -326,48 +210,104 @@ impl ChunkWriter {
     }
 }
 
-fn queue(news: &QueueNews) -> String {
-    let QueueNews {
-        position,
-        expected_wait_ms,
-        why,
-    } = news;
-    sse::comment(
-        "queue",
-        &Queue {
-            position: *position,
-            expected_wait_ms: *expected_wait_ms,
-            why,
-        },
-    )
-}
+impl Writer for ChunkWriter {
+    fn is_over(&self) -> bool {
+        self.over
+    }
 
-/// Follows the jobs to their end. Dropping the stream drops the feed, which cancels them.
-pub(super) fn stream(mut writer: ChunkWriter, mut feed: Feed) -> impl Stream<Item = String> + Send {
-    async_stream::stream! {
-        while let Some(beat) = feed.next(writer.patience()).await {
-            let told = match beat {
-                Beat::Event(index, event) => writer.on(index, event),
-                Beat::Quiet => writer.on_quiet(),
-            };
-            if !told.is_empty() {
-                yield told;
-            }
-            if writer.is_over() {
-                break;
-            }
-        }
-        let end = writer.close(|index| feed.job(index));
-        if !end.is_empty() {
-            yield end;
+    fn patience(&self) -> Duration {
+        if self.waiting.is_some() {
+            QUEUE_EVERY
+        } else {
+            PING_EVERY
         }
     }
+
+    fn on_quiet(&self) -> String {
+        self.waiting
+            .as_ref()
+            .map_or_else(|| sse::PING.to_owned(), news::queue)
+    }
+
+    fn on(&mut self, index: usize, event: JobEvent) -> String {
+        match event {
+            JobEvent::Queued(queued) => {
+                let told = news::queue(&queued);
+                self.waiting = Some(queued);
+                told
+            }
+            JobEvent::Started(started) => self.on_started(index, &started),
+            JobEvent::Moved {
+                from,
+                after_tokens,
+                why,
+            } => news::moved(from, after_tokens, &why),
+            JobEvent::Text(piece) => self.on_text(index, piece),
+            // No request for words has any.
+            JobEvent::Row(_) => String::new(),
+            JobEvent::Finished(summary) => self.on_finished(index, *summary),
+            JobEvent::Failed(error) => {
+                self.over = true;
+                sse::data(&self.kind.refusal(error.into()).body(Shape::OpenAi))
+            }
+        }
+    }
+
+    /// Usage, what answered, `[DONE]`.
+    fn close(&self, feed: &Feed) -> String {
+        let Some(summaries) = self
+            .choices
+            .iter()
+            .map(|choice| choice.ended.as_ref())
+            .collect::<Option<Vec<_>>>()
+        else {
+            return String::new();
+        };
+        let mut told = String::new();
+        if self.include_usage {
+            let usage = Usage::of(summaries.iter().copied(), self.per_prompt);
+            told += &self.chunk(Vec::<()>::new(), None, Some(usage));
+        }
+        for (index, summary) in summaries.into_iter().enumerate() {
+            told += &sse::comment("substrate", &Facts::new(feed.job(index), summary));
+        }
+        told + sse::DONE
+    }
+}
+
+/// What was told of a choice, as deltas; at least one.
+fn deltas(job: &str, index: usize, told: Told) -> Vec<Delta> {
+    let said = |text: String| Some(text).filter(|text| !text.is_empty());
+    let thoughts = Delta {
+        reasoning_content: said(told.thoughts),
+        ..Delta::default()
+    };
+    let text = Delta {
+        content: said(told.text),
+        ..Delta::default()
+    };
+    let calls = Delta {
+        tool_calls: called(job, index, told.calls, true),
+        ..Delta::default()
+    };
+    let mut deltas = vec![thoughts, text, calls];
+    deltas.retain(|delta| {
+        delta.reasoning_content.is_some() || delta.content.is_some() || !delta.tool_calls.is_empty()
+    });
+    if deltas.is_empty() {
+        deltas.push(Delta {
+            content: Some(String::new()),
+            ..Delta::default()
+        });
+    }
+    deltas
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::door::Route;
+    use crate::http::hearing::Hearing;
     use substrate_record::NodeId;
 
     fn writer() -> ChunkWriter {
@@ -376,7 +316,8 @@ mod tests {
             per_prompt: 1,
             stream: true,
             include_usage: false,
-            tools: None,
+            thinking: None,
+            hearing: Hearing::default(),
         };
         ChunkWriter::new(
             Kind::Chat,

@@ -72,7 +72,7 @@ pub(super) async fn embeddings(
     };
     let (answer, rows) = embed(&app, &caller, wanted)
         .await
-        .map_err(|refusal| refusal.about_prompt("input"))?;
+        .map_err(|refusal| refusal.of_prompt_in("input"))?;
     let data = rows.into_iter().enumerate().map(|(index, row)| Entry {
         object: "embedding",
         index,

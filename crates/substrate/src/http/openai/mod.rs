@@ -1,6 +1,6 @@
 //! OpenAI's API under `/v1`.
 //!
-//! Served: chat completions, completions, embeddings, models. Everything else that its clients may call answers
+//! Served: chat completions, completions, responses, embeddings, models. Everything else that its clients may call answers
 //! 501 and says so.
 
 mod answer;
@@ -12,6 +12,7 @@ mod completions;
 mod embeddings;
 mod logprobs;
 mod models;
+mod responses;
 mod types;
 
 use axum::Router;
@@ -24,10 +25,7 @@ use super::error::{Refusal, Shape};
 
 /// Routes of the API that are not there yet.
 const NOT_THERE: &[&str] = &[
-    "/v1/responses",
     "/v1/responses/{*rest}",
-    "/v1/messages",
-    "/v1/messages/{*rest}",
     "/v1/files",
     "/v1/files/{*rest}",
     "/v1/batches",
@@ -46,6 +44,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/responses", post(responses::responses))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one));
     NOT_THERE

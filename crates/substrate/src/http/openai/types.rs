@@ -6,11 +6,12 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use substrate_sandbox::wire::input::{MAX_LOGIT_BIAS, MAX_MESSAGES};
 
 use crate::http::body::{Texts, at_most};
+use crate::http::content::Content;
 
 /// `POST /v1/chat/completions`
 #[derive(Deserialize)]
@@ -27,6 +28,8 @@ pub(super) struct ChatRequest {
     pub(super) tools: Option<Box<RawValue>>,
     pub(super) tool_choice: Option<Box<RawValue>>,
     pub(super) functions: Option<Box<RawValue>>,
+    pub(super) reasoning_effort: Option<String>,
+    pub(super) chat_template_kwargs: Option<TemplateWishes>,
     pub(super) stream: Option<bool>,
     pub(super) stream_options: Option<StreamOptions>,
     pub(super) n: Option<i64>,
@@ -102,6 +105,13 @@ pub(super) struct NamedSchema {
     pub(super) schema: Option<Box<RawValue>>,
 }
 
+/// What clients of vLLM and llama.cpp tell a template; other variables of it are not theirs to set.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
+pub(super) struct TemplateWishes {
+    pub(super) enable_thinking: Option<bool>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "an object")]
 pub(super) struct StreamOptions {
@@ -142,81 +152,5 @@ impl<'de> Visitor<'de> for BoundedMap {
             biases.push(entry);
         }
         Ok(Biases(biases))
-    }
-}
-
-/// Most parts of one message.
-const MAX_PARTS: usize = 1_024;
-
-/// A message's text, from a string or from a list of parts.
-#[derive(Default)]
-pub(super) struct Content {
-    pub(super) text: String,
-    /// The type of the first part that is not text.
-    pub(super) other: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "an object with a type")]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-}
-
-impl Content {
-    /// Text parts are lines of one text, as llama.cpp's server and vLLM join them.
-    fn add(&mut self, part: Part, first: bool) {
-        match (part.kind.as_str(), part.text) {
-            ("text" | "input_text" | "output_text", Some(text)) => {
-                if !first {
-                    self.text.push('\n');
-                }
-                self.text.push_str(&text);
-            }
-            _ => self.other = self.other.take().or(Some(part.kind)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOrParts)
-    }
-}
-
-struct TextOrParts;
-
-impl<'de> Visitor<'de> for TextOrParts {
-    type Value = Content;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or a list of content parts")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Content, E> {
-        Ok(Content::default())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Content, E> {
-        Ok(Content {
-            text: text.to_owned(),
-            other: None,
-        })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
-        let mut content = Content::default();
-        let mut seen = 0;
-        while let Some(part) = parts.next_element()? {
-            content.add(part, seen == 0);
-            seen += 1;
-            if seen > MAX_PARTS {
-                return Err(A::Error::custom(format_args!(
-                    "more than {MAX_PARTS} parts"
-                )));
-            }
-        }
-        Ok(content)
     }
 }

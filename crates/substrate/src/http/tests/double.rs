@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use axum::Router;
 use substrate_record::{ContentHash, JobId, RecordId, Scope, WallTier};
-use substrate_sandbox::wire::input::Prompt;
+use substrate_sandbox::wire::input::{Prompt, Thinking};
 use tokio::sync::mpsc;
 
 use super::hands::Hands;
-use super::views::{jobs, models, node, status, worker};
+use super::views::{jobs, models, node, status, thinkers, worker};
 use crate::door::*;
 use crate::http::*;
 
@@ -26,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) pieces: AtomicU64,
     pub(crate) kept_alive: std::sync::Mutex<Vec<(String, i64)>>,
     pub(crate) changed: AtomicU32,
+    /// What templates were told, job by job.
+    pub(crate) thinking: std::sync::Mutex<Vec<Option<Thinking>>>,
 }
 
 pub(crate) struct Double {
@@ -38,10 +40,19 @@ impl Double {
         Self::bound("127.0.0.1:11535")
     }
 
+    /// With models that think, beside the others.
+    pub(crate) fn thinking() -> Self {
+        Self::with("127.0.0.1:11535", thinkers())
+    }
+
     pub(crate) fn bound(addr: &str) -> Self {
+        Self::with(addr, Vec::new())
+    }
+
+    fn with(addr: &str, thinkers: Vec<ModelView>) -> Self {
         let (door, calls) = Door::new();
         let seen = Arc::new(Seen::default());
-        tokio::spawn(answer(calls, seen.clone()));
+        tokio::spawn(answer(calls, seen.clone(), thinkers));
         let key = |name: &str, secret: &str, scope, admin, per_minute| ApiKey {
             name: name.into(),
             sha256: ApiKey::digest(secret),
@@ -76,11 +87,14 @@ impl Double {
     }
 }
 
-async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>) {
+async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>, thinkers: Vec<ModelView>) {
     while let Some(call) = calls.recv().await {
         match call {
             Call::Submit { ask, reply } => drop(reply.send(submit(*ask, &seen))),
-            Call::Models { reply, .. } => drop(reply.send(models())),
+            Call::Models { reply, .. } => {
+                let here = models().into_iter().chain(thinkers.clone());
+                drop(reply.send(here.collect()));
+            }
             Call::Load { model, reply } => drop(reply.send(known(&model))),
             Call::KeepAlive {
                 model,
@@ -160,10 +174,15 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
         "endless:1",
         "bytes:1",
         "calls:1",
+        "thinks:1",
+        "ponders:1",
+        "strange:1",
+        "plain:1",
     ];
     if !scripted.contains(&model.as_str()) {
         known(&model)?;
     }
+    seen.thinking.lock().unwrap().push(ask.input.thinking);
     let number = seen.submitted.fetch_add(1, Ordering::SeqCst);
     let mut id = [0; 16];
     id[12..].copy_from_slice(&(number + 1).to_be_bytes());
@@ -300,6 +319,21 @@ fn words(ask: &Ask) -> Vec<String> {
             "\"arguments\":{\"x\":1}}</tool_call>",
         ];
         return call.map(str::to_owned).to_vec();
+    }
+    let scripted: Option<&[&str]> = match ask.model.as_str() {
+        "thinks:1" | "strange:1" => {
+            Some(&["<thi", "nk>\nHm, ", "so.\n</th", "ink>\n\n", "Yes", "."])
+        }
+        "ponders:1" => Some(&[
+            "Hm",
+            ".\n</think>",
+            "\n\n<tool_call>",
+            "{\"name\":\"f\",\"arguments\":{\"x\":1}}</tool_call>",
+        ]),
+        _ => None,
+    };
+    if let Some(pieces) = scripted {
+        return pieces.iter().map(|piece| (*piece).to_owned()).collect();
     }
     let pick = |seed: i64, at: usize| {
         ["red", "blue", "green"][(seed as usize + ask.choice as usize + at) % 3]

@@ -108,8 +108,7 @@ async fn a_failure_before_the_end_has_a_status_if_nothing_was_streamed() {
 async fn routes_that_are_not_there_say_so() {
     let mut told = String::new();
     for (method, path) in [
-        ("POST", "/v1/responses"),
-        ("POST", "/v1/messages"),
+        ("GET", "/v1/responses/resp_1"),
         ("POST", "/v1/files"),
         ("POST", "/api/create"),
         ("POST", "/api/push"),
@@ -129,10 +128,8 @@ async fn routes_that_are_not_there_say_so() {
         );
     }
     expect![[r#"
-        POST /v1/responses 501
-        {"error":{"code":"not_implemented","message":"/v1/responses is not there yet","param":null,"type":"api_error"}}
-        POST /v1/messages 501
-        {"error":{"message":"/v1/messages is not there yet","type":"api_error"},"type":"error"}
+        GET /v1/responses/resp_1 501
+        {"error":{"code":"not_implemented","message":"/v1/responses/resp_1 is not there yet","param":null,"type":"api_error"}}
         POST /v1/files 501
         {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
         POST /api/create 501

@@ -3,12 +3,15 @@
 //! Real answers are tested elsewhere; here the daemon is [`double::Double`], so that every event a
 //! job can have is seen by a client in both APIs.
 
+mod anthropic;
 mod double;
 mod errors;
 mod guarded;
 mod hands;
 mod ollama;
 mod openai;
+mod responses;
+mod thinking;
 mod views;
 mod wire;
 
@@ -138,6 +141,9 @@ pub(super) fn describe(ask: &Ask) -> String {
         "seed {:?} max {:?} stop {:?} bias {:?} tools {:?}\n",
         ask.seed, ask.max_tokens, input.stop, input.logit_bias, input.tools
     );
+    if let Some(thinking) = input.thinking {
+        out += &format!("thinking {thinking:?}\n");
+    }
     match &input.prompt {
         Prompt::Text { text, special } => out += &format!("text special={special} {text:?}\n"),
         Prompt::Texts { texts, truncate } => {

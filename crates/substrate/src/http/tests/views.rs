@@ -29,6 +29,26 @@ pub(crate) fn models() -> Vec<ModelView> {
     vec![view("tiny:1", true), view("hf.co/far/away:Q4_1", false)]
 }
 
+/// A model that opens its thoughts itself, and one whose template opens them.
+pub(crate) fn thinkers() -> Vec<ModelView> {
+    let view = |name: &str, template: &str| ModelView {
+        name: name.into(),
+        template: Some(template.into()),
+        ..models().remove(0)
+    };
+    vec![
+        view(
+            "thinks:1",
+            "{{ tools }}{% if add_generation_prompt %}{% if enable_thinking is false %}<think>\n\n</think>{% endif %}{% endif %}",
+        ),
+        view(
+            "ponders:1",
+            "{% if add_generation_prompt %}<|assistant|><think>{% endif %}",
+        ),
+        view("plain:1", "{{ messages }}"),
+    ]
+}
+
 pub(crate) fn worker() -> WorkerView {
     WorkerView {
         model: "tiny:1".into(),
