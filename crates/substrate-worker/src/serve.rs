@@ -113,6 +113,8 @@ where
         cells,
         threads,
         batch_threads,
+        kv,
+        flash_attention,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -121,6 +123,8 @@ where
         threads,
         batch_threads,
         pool: place.pool,
+        kv,
+        flash_attention,
         ..LoadOptions::default()
     };
     let engine = match Engine::load(&place.model, &options, interrupt) {

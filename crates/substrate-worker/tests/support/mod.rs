@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use substrate_sandbox::wire::{
-    self, Finished, FromWorker, Input, Load, Message, ModelFacts, Prepare, Sampler, ToWorker,
+    self, Finished, FromWorker, Input, KvType, Load, Message, ModelFacts, Prepare, Sampler,
+    ToWorker,
 };
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::{Interrupt, MAX_BATCH};
@@ -174,6 +175,8 @@ impl Client {
             cells,
             threads: 1,
             batch_threads: 1,
+            kv: KvType::F16,
+            flash_attention: true,
         }));
         assert!(matches!(self.next(), FromWorker::Sealed { stage: 2, .. }));
         match self.next() {

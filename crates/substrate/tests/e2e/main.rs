@@ -5,6 +5,7 @@
 mod abandoned;
 mod clock;
 mod failover;
+mod fit;
 mod link;
 mod load;
 mod long;
