@@ -238,8 +238,8 @@ fn a_model_is_imported_shown_copied_and_removed() {
 
           Memory
             weights           98 MB
-            cache             4.1 GB (f16, 4096 tokens for 8 answers at a time)
-            kept prefixes     4.1 GB
+            cache             4 GB (f16, 4096 tokens for 8 answers at a time)
+            kept prefixes     4 GB
             buffers           20 MB
             engine            30 MB
             in all            8.3 GB

@@ -174,7 +174,7 @@ fn a_full_house_waits_for_the_answer_and_then_changes_models() -> Result<()> {
         }));
         node.wait_for("the wait to be told", SOON, |node| waits_for_room(node))
     })?;
-    assert_eq!(whole.times.is_empty(), false);
+    assert!(!whole.times.is_empty());
     assert_eq!(
         whole.used("completion_tokens")?,
         200,
