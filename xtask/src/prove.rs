@@ -17,7 +17,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 13] = [
+const PROOFS: [Proof; 14] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -40,6 +40,11 @@ const PROOFS: [Proof; 13] = [
         "load",
         "1,000 jobs through a daemon without a model, 500 clients at once: memory, waits",
         |bin, model| end_to_end(bin, model, "load::"),
+    ),
+    (
+        "fit",
+        "memory reckoned from the header beside the worker's peak, in ten settings; what does not fit; models that take turns",
+        |bin, model| end_to_end(bin, model, "fit::"),
     ),
     (
         "retention",

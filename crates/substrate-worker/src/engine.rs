@@ -12,7 +12,9 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{Failure, Finished, Input, ModelFacts, Prepare, input};
+use substrate_sandbox::wire::{
+    Failure, Finished, Input, KvType, ModelFacts, Prepare, Shape, input,
+};
 
 use crate::conversation::with_tools_in_words;
 use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
@@ -60,6 +62,8 @@ pub struct LoadOptions {
     /// Whether llama.cpp may fuse attention, as it does by default. Fused attention needs far less
     /// memory in long contexts; plain attention rounds alike in every build of the same source.
     pub flash_attention: bool,
+    /// How the numbers of the cache are kept.
+    pub kv: KvType,
 }
 
 impl Default for LoadOptions {
@@ -74,6 +78,7 @@ impl Default for LoadOptions {
             batch_threads: 1,
             pool: 1,
             flash_attention: true,
+            kv: KvType::F16,
         }
     }
 }
@@ -105,6 +110,7 @@ impl Engine {
         options: &LoadOptions,
         interrupt: Interrupt,
     ) -> Result<Engine, Refusal> {
+        check_cache(&header.shape, options)?;
         if !model.is_decoder_only() {
             let detail = format!("the architecture {} is not a plain decoder", header.arch);
             return Err(Refusal::new(Failure::Unsupported, detail));
@@ -116,6 +122,7 @@ impl Engine {
             cells: options.cells.max(n_ctx),
             lanes: slots + SPARE_LANES,
             outputs: options.outputs,
+            kv: options.kv,
             ..Size::default()
         };
         let mut context = Context::new(
@@ -360,6 +367,7 @@ pub fn inspect(path: &str) -> Result<ModelFacts, Refusal> {
         quant: file_type,
         name: header.name.unwrap_or_else(|| header.arch.clone()),
         arch: header.arch,
+        shape: on_the_wire(header.shape),
         n_params: header.n_params,
         n_ctx_train: header.n_ctx_train,
         n_ctx: 0,
@@ -414,7 +422,50 @@ pub(crate) fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> Mo
         size: model.tensor_bytes(),
         backend: BACKEND.into(),
         build: build(),
+        shape: on_the_wire(header.shape.clone()),
     }
+}
+
+fn on_the_wire(shape: header::shape::Shape) -> Shape {
+    Shape {
+        layers: shape.layers,
+        embedding: shape.embedding,
+        feed_forward: shape.feed_forward,
+        heads: shape.heads,
+        key_length: shape.key_length,
+        value_length: shape.value_length,
+        keys: shape.keys,
+        values: shape.values,
+        window: shape.window,
+        state: shape.state,
+        layer_bytes: shape.layer_bytes,
+        rest_bytes: shape.rest_bytes,
+        repacked: shape.repacked,
+    }
+}
+
+/// llama.cpp says of a cache it cannot make no more than that there is none, as if memory had run out.
+fn check_cache(shape: &header::shape::Shape, options: &LoadOptions) -> Result<(), Refusal> {
+    let name = options.kv.name();
+    let refused = |detail: String| Err(Refusal::new(Failure::Unsupported, detail));
+    if options.kv == KvType::F16 {
+        return Ok(());
+    }
+    if !options.flash_attention {
+        return refused(format!(
+            "a cache of {name} needs flash attention, which is off"
+        ));
+    }
+    let (block, _) = options.kv.block();
+    let even = |length: u32| u64::from(length).is_multiple_of(block);
+    if !even(shape.key_length) || !even(shape.value_length) {
+        let widths = (shape.key_length, shape.value_length);
+        return refused(format!(
+            "a cache of {name} holds blocks of {block}, and the keys and values of this model are {} and {} wide; use f16",
+            widths.0, widths.1
+        ));
+    }
+    Ok(())
 }
 
 /// Starts every thread of the pool and touches every weight, before the second seal.

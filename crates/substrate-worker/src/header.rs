@@ -10,6 +10,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
+use shape::{MAX_LAYERS, Numbers, Shape, Tensor};
+
+#[path = "header/shape.rs"] // The fuzz target includes this file from elsewhere.
+pub mod shape;
+
 /// Header entries and tensors: ten times the largest models known.
 const MAX_ENTRIES: u64 = 100_000;
 /// The longest kept text; the longest chat templates known are 20 KiB.
@@ -47,6 +52,8 @@ pub struct Header {
     pub n_params: u64,
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
+    /// What its memory is reckoned from.
+    pub shape: Shape,
 }
 
 /// Why a file is not a sound GGUF, and where.
@@ -105,6 +112,7 @@ struct Values {
     file_type: Option<u32>,
     alignment: Option<u64>,
     n_vocab: u64,
+    numbers: Numbers,
 }
 
 impl Values {
@@ -115,6 +123,11 @@ impl Values {
         };
         let arch = self.texts.remove("general.architecture");
         let arch = arch.ok_or_else(|| missing("general.architecture"))?;
+        let layers = self.numbers.layers(&arch);
+        if layers > MAX_LAYERS {
+            let what = Fault::TooLarge("number of layers", layers);
+            return Err(HeaderError { at, what });
+        }
         let n_ctx_train = self.lengths.get(&format!("{arch}.context_length")).copied();
         Ok(Header {
             name: self.texts.remove("general.name"),
@@ -125,6 +138,7 @@ impl Values {
             n_vocab: u32::try_from(self.n_vocab).unwrap_or(u32::MAX),
             n_params: 0,
             tensor_bytes: 0,
+            shape: self.numbers.shape(&arch),
             arch,
         })
     }
@@ -244,9 +258,12 @@ impl<R: Read + Seek> Reader<R> {
                 }
             }
             9 => {
-                let count = self.array(1)?;
+                let mut kept = values.numbers.wants(&key).then(Vec::new);
+                let count = self.array(1, kept.as_mut())?;
                 if key == "tokenizer.ggml.tokens" {
                     values.n_vocab = count;
+                } else if let Some(kept) = kept {
+                    values.numbers.keep(key, kept);
                 }
             }
             8 => {
@@ -278,18 +295,23 @@ impl<R: Read + Seek> Reader<R> {
             if values.lengths.len() > MAX_LENGTHS {
                 return self.fail(Fault::Bad("number of context lengths"));
             }
+        } else if values.numbers.wants(&key) && is_whole(kind) {
+            values.numbers.keep(key, vec![number]);
         }
         Ok(())
     }
 
-    /// Reads over an array and gives its length.
-    fn array(&mut self, depth: u32) -> Result<u64, HeaderError> {
+    /// Reads over an array and gives its length. One number for each layer is kept, if they are wanted.
+    fn array(&mut self, depth: u32, kept: Option<&mut Vec<u64>>) -> Result<u64, HeaderError> {
         let kind = self.u32("array type")?;
         let count = self.u64("array length")?;
         match (scalar_width(kind), kind) {
             (Some(width), _) => {
                 self.room("array length", count, width)?;
-                self.skip(count * width, "array")?;
+                match kept.filter(|_| is_whole(kind) && count <= MAX_LAYERS) {
+                    Some(kept) => self.numbers(count, width, kept)?,
+                    None => self.skip(count * width, "array")?,
+                }
             }
             (None, 8) => {
                 self.room("array length", count, 8)?;
@@ -301,12 +323,21 @@ impl<R: Read + Seek> Reader<R> {
             (None, 9) if depth < MAX_DEPTH => {
                 self.room("array length", count, 12)?;
                 for _ in 0..count {
-                    self.array(depth + 1)?;
+                    self.array(depth + 1, None)?;
                 }
             }
             _ => return self.fail(Fault::Bad("array type")),
         }
         Ok(count)
+    }
+
+    fn numbers(&mut self, count: u64, width: u64, kept: &mut Vec<u64>) -> Result<(), HeaderError> {
+        for _ in 0..count {
+            let mut bytes = [0; 8];
+            self.fill(&mut bytes[..width as usize], "array")?;
+            kept.push(u64::from_le_bytes(bytes));
+        }
+        Ok(())
     }
 
     /// Reads the tensor list and checks that the data it promises is there.
@@ -340,15 +371,19 @@ impl<R: Read + Seek> Reader<R> {
         header: &mut Header,
         types: TensorType,
     ) -> Result<(u64, u64), HeaderError> {
-        self.text("tensor name", MAX_TENSOR_NAME)?;
+        let name = self.text("tensor name", MAX_TENSOR_NAME)?;
         let dimensions = self.u32("tensor dimensions")?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
             return self.fail(Fault::Bad("tensor dimensions"));
         }
-        let (mut elements, mut row) = (1u64, 0);
+        let (mut elements, mut row, mut rows) = (1u64, 0, 1);
         for index in 0..dimensions {
             let size = self.u64("tensor shape")?;
-            row = if index == 0 { size } else { row };
+            match index {
+                0 => row = size,
+                1 => rows = size,
+                _ => {}
+            }
             elements = match elements.checked_mul(size) {
                 Some(product) if size > 0 && product < 1 << 62 => product,
                 _ => return self.fail(Fault::Bad("tensor shape")),
@@ -367,6 +402,12 @@ impl<R: Read + Seek> Reader<R> {
         };
         header.n_params = header.n_params.saturating_add(elements);
         header.tensor_bytes = header.tensor_bytes.saturating_add(bytes);
+        header.shape.add(&Tensor {
+            name: &name,
+            kind,
+            rows,
+            bytes,
+        });
         Ok((offset, bytes))
     }
 }
@@ -376,6 +417,11 @@ fn is_kept_text(key: &str) -> bool {
         key,
         "general.architecture" | "general.name" | "general.license" | "tokenizer.chat_template"
     )
+}
+
+/// Whether a value type is a whole number that is not negative by its kind, or hardly ever.
+fn is_whole(kind: u32) -> bool {
+    matches!(kind, 0..=5 | 10 | 11)
 }
 
 /// Bytes of a scalar value type, `None` for text, arrays and unknown ones.

@@ -152,6 +152,8 @@ where
         cells,
         threads,
         batch_threads,
+        kv,
+        flash_attention,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -160,6 +162,8 @@ where
         threads,
         batch_threads,
         pool: place.pool,
+        kv,
+        flash_attention,
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{Failure, FromWorker, Load, ToWorker};
+use substrate_sandbox::wire::{Failure, FromWorker, KvType, Load, ToWorker};
 use support::{Client, model};
 
 /// The start of the real model: header and the first tensors.
@@ -83,6 +83,8 @@ fn damaged_models_are_refused_in_no_time() {
                 cells: 0,
                 threads: 1,
                 batch_threads: 1,
+                kv: KvType::F16,
+                flash_attention: true,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -124,6 +126,8 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         cells: 0,
         threads: 1,
         batch_threads: 1,
+        kv: KvType::F16,
+        flash_attention: true,
     }));
     let FromWorker::Failed {
         seq: None,

@@ -4,8 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::wire::{Failure, FromWorker, Input, Message, Prepare, ToWorker};
-use support::{Client, greedy, job, model, user};
+use substrate_sandbox::wire::{
+    Failure, FromWorker, Input, KvType, Load, Message, Prepare, ToWorker,
+};
+use support::{Client, greedy, half, job, model, user};
 
 const STORY: &str = "Write a long story about a robot who learns to paint.";
 
@@ -300,4 +302,76 @@ fn a_header_is_inspected_without_loading() {
         }
     ));
     assert!(worker.load(512).n_params == facts.n_params);
+}
+
+#[test]
+fn a_quantised_cache_answers_and_rounds_otherwise() {
+    let answer = |kv, flash_attention| {
+        let mut worker = Client::start(&model());
+        let load = Load {
+            kv,
+            flash_attention,
+            ..half(512)
+        };
+        worker.load_as(load).expect("it loads");
+        worker.prepare(job(
+            1,
+            &user("What is the capital of France?"),
+            greedy(),
+            12,
+        ));
+        worker.send(ToWorker::Begin { seq: 1 });
+        let (ids, text, finished) = worker.finish(1);
+        assert!(!ids.is_empty() && !text.is_empty());
+        (finished.min_gap, String::from_utf8(text).expect("UTF-8"))
+    };
+    let plain = answer(KvType::F16, true);
+    assert!(plain.1.contains("Paris"), "{}", plain.1);
+    for (kv, flash_attention) in [
+        (KvType::Q8_0, true),
+        (KvType::Q4_0, true),
+        (KvType::F16, false),
+    ] {
+        let other = answer(kv, flash_attention);
+        // The reason why these are part of the engine's class.
+        assert_ne!(other.0, plain.0, "{kv:?}, {flash_attention}: {}", other.1);
+    }
+}
+
+#[test]
+fn a_quantised_cache_is_refused_without_flash_attention() {
+    let mut worker = Client::start(&model());
+    let load = Load {
+        kv: KvType::Q8_0,
+        flash_attention: false,
+        ..half(512)
+    };
+    let (why, detail) = worker.load_as(load).expect_err("it cannot be read");
+    assert_eq!(why, Failure::Unsupported);
+    assert!(
+        detail.contains("q8_0") && detail.contains("flash attention"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn a_header_tells_the_shape_that_memory_is_reckoned_from() {
+    let mut worker = Client::start(&model());
+    worker.send(ToWorker::Inspect);
+    let FromWorker::Inspected(facts) = worker.next() else {
+        panic!("not inspected");
+    };
+    let shape = facts.shape;
+    assert_eq!((shape.layers, shape.embedding), (30, 576));
+    assert_eq!((shape.heads, shape.feed_forward), (9, 1536));
+    assert_eq!((shape.key_length, shape.value_length), (64, 64));
+    assert_eq!((shape.keys, shape.values), (30 * 3 * 64, 30 * 3 * 64));
+    assert_eq!(shape.layer_bytes.len(), 30);
+    let tensors = shape.rest_bytes + shape.layer_bytes.iter().sum::<u64>();
+    // The rest of the file is its header.
+    assert!(
+        tensors < facts.size && facts.size - tensors < 4 << 20,
+        "{tensors}"
+    );
+    assert_eq!((shape.window, shape.state, shape.repacked), (0, 0, 0));
 }

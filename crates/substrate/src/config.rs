@@ -26,7 +26,7 @@ mod place;
 mod values;
 
 pub use edit::{ApiSecret, KeyGrant, LendingChange, add_api_key, remove_api_key, set_lending};
-pub use values::{ByteSize, Hours, KeepAlive, ScopeName};
+pub use values::{ByteSize, CacheType, Hours, KeepAlive, ScopeName};
 
 /// Settings are read whole into memory; a larger file is not a settings file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -194,6 +194,24 @@ pub struct ModelSettings {
     pub parallel: Option<NonZeroU32>,
     /// Threads of the engine, whatever else runs; `None` = as many as there are free cores at each moment.
     pub threads: Option<NonZeroU32>,
+    /// Models loaded at the same time; `None` = the built-in number.
+    pub max_loaded: Option<NonZeroU32>,
+    /// How the numbers of the cache are kept; less than `f16` needs flash attention.
+    pub kv_cache_type: CacheType,
+    /// Whether attention may be fused; `None` = as the engine thinks best for the model.
+    pub flash_attention: Option<bool>,
+}
+
+impl ModelSettings {
+    /// A quantised cache is only ever read by fused attention.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.kv_cache_type != CacheType::F16 && self.flash_attention == Some(false) {
+            return Err(ConfigError::PlainCache {
+                kv: self.kv_cache_type,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// What is logged.
@@ -270,6 +288,15 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+    /// Each is possible, and both together are not.
+    #[error(
+        "models.kv_cache_type: {kv} needs flash attention, and models.flash_attention (or OLLAMA_FLASH_ATTENTION) is off: \
+         set one of them otherwise, the cache to \"f16\" or flash_attention to true"
+    )]
+    PlainCache {
+        /// As set.
+        kv: CacheType,
+    },
     /// Not a settings file at all.
     #[error("{} is {size} bytes long, settings may have {MAX_CONFIG_BYTES}", path.display())]
     TooLarge {
@@ -317,6 +344,7 @@ impl Config {
             toml::from_str(text).map_err(|error| place::bad(text, path, &error))?;
         let said = place::Said::of(text);
         environment::fall_back(&mut config, &said, env)?;
+        config.models.check()?;
         Ok(config)
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Absent by design: HTTP, gRPC, colours, and any way to widen a scope after submission.
 
+use serde::Serialize;
 use substrate_record::{ContentHash, JobId, NodeId, RecordId, Sampler, Scope, WallTier};
 use substrate_sandbox::wire::input::Input;
 use tokio::sync::{mpsc, oneshot};
@@ -418,6 +419,41 @@ pub struct WorkerView {
     pub quant: String,
     /// Parameters, 0 if unknown.
     pub n_params: u64,
+    /// How far its load is, in words; `None` once it is loaded.
+    pub loading: Option<&'static str>,
+}
+
+/// The memory a model takes here, in bytes, and where it would run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FitView {
+    /// Tokens of one conversation.
+    pub context: u32,
+    /// Answers at a time.
+    pub slots: u32,
+    /// How the numbers of the cache are kept.
+    pub kv_cache_type: &'static str,
+    /// Whether attention may be fused.
+    pub flash_attention: bool,
+    /// Weights.
+    pub weights: u64,
+    /// Cells of the cache, and recurrent state.
+    pub kv_cache: u64,
+    /// Kept prefixes apart from the cells, at most.
+    pub prefixes: u64,
+    /// Intermediate results and logits.
+    pub buffers: u64,
+    /// The engine itself.
+    pub engine: u64,
+    /// All of these.
+    pub total: u64,
+    /// Mapped originals of reordered weights, which the kernel takes back when it needs the memory.
+    pub mapped: u64,
+    /// Where it would run; `None` = it does not fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Why it does not fit, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A node in sight.
@@ -519,6 +555,12 @@ pub enum Call {
     /// Loaded workers.
     Workers {
         reply: oneshot::Sender<Vec<WorkerView>>,
+    },
+    /// Reckon the memory of a model of this machine, with a context or as it would be loaded.
+    Fit {
+        model: String,
+        context: Option<u32>,
+        reply: oneshot::Sender<Result<FitView, AskError>>,
     },
     /// Set the keep-alive of a model's worker; 0 unloads it, negative = for ever. `false` = not loaded.
     KeepAlive {

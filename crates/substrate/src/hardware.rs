@@ -61,6 +61,60 @@ pub fn detect_at(roots: &Roots, home: &Path) -> Hardware {
     }
 }
 
+/// Memory that can be taken now without swapping. Inside a container, no more than it may still use; 0 if nothing tells.
+pub fn free_memory() -> u64 {
+    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
+    let Ok(system) = System::new_with_specifics(wanted) else {
+        return 0;
+    };
+    let available = system.available_memory();
+    system
+        .cgroup_limits()
+        .filter(|limits| limits.total_memory < system.total_memory())
+        // What the kernel keeps of files counts as used there, and is given back when it is needed.
+        .map_or(available, |limits| {
+            limits
+                .total_memory
+                .saturating_sub(limits.rss)
+                .min(available)
+        })
+}
+
+/// Free memory of each graphics processor that has its own and tells.
+pub fn free_gpu_memory() -> Vec<u64> {
+    free_gpu_memory_at(&Roots::default())
+}
+
+fn free_gpu_memory_at(roots: &Roots) -> Vec<u64> {
+    let mut free = drm_cards(&roots.sysfs.join("class/drm"))
+        .iter()
+        .filter_map(|card| free_of(card))
+        .collect::<Vec<u64>>();
+    free.extend(nvidia_free());
+    free.truncate(MAX_GPUS);
+    free
+}
+
+/// AMD's driver tells what is used; Intel's does not.
+fn free_of(card: &Path) -> Option<u64> {
+    let number = |name: &str| read(&card.join("device").join(name))?.parse::<u64>().ok();
+    let total = number("mem_info_vram_total")?;
+    Some(total.saturating_sub(number("mem_info_vram_used")?))
+}
+
+fn nvidia_free() -> Vec<u64> {
+    let Ok(nvml) = nvml_wrapper::Nvml::init() else {
+        return Vec::new();
+    };
+    let free = |index| {
+        let device = nvml.device_by_index(index).ok()?;
+        Some(device.memory_info().ok()?.free)
+    };
+    (0..nvml.device_count().unwrap_or(0))
+        .filter_map(free)
+        .collect()
+}
+
 /// Processor, cores and memory. Inside a container, what the container may use.
 fn machine() -> (String, u32, u64) {
     let wanted = RefreshKind::nothing()
@@ -99,6 +153,13 @@ fn nvidia() -> Option<Vec<Gpu>> {
 
 /// AMD's and Intel's (and NVIDIA's, nameless, where NVML is missing) as the kernel's DRM shows them.
 fn drm_gpus(drm: &Path, with_nvidia: bool) -> Vec<Gpu> {
+    drm_cards(drm)
+        .iter()
+        .filter_map(|card| gpu_of(card, with_nvidia))
+        .collect()
+}
+
+fn drm_cards(drm: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(drm) else {
         return Vec::new();
     };
@@ -108,9 +169,6 @@ fn drm_gpus(drm: &Path, with_nvidia: bool) -> Vec<Gpu> {
         .collect();
     cards.sort();
     cards
-        .iter()
-        .filter_map(|card| gpu_of(card, with_nvidia))
-        .collect()
 }
 
 /// `card0`, not `card0-HDMI-A-1` nor `renderD128`.
@@ -177,6 +235,32 @@ mod tests {
             found.cores > 0 && found.memory > 0 && found.storage > 0,
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn what_is_free_is_less_than_there_is() {
+        let free = free_memory();
+        assert!(free > 0 && free <= detect(Path::new("/")).memory, "{free}");
+    }
+
+    #[test]
+    fn a_card_that_tells_what_is_used_has_the_rest_free() {
+        let root = tempfile::tempdir().unwrap();
+        let used = |bytes| {
+            [
+                ("device/mem_info_vram_total", "1000"),
+                ("device/mem_info_vram_used", bytes),
+            ]
+        };
+        card(root.path(), "card0", &used("300"));
+        card(root.path(), "card1", &used("unknown"));
+        card(root.path(), "card2", &used("2000"));
+        let roots = Roots {
+            sysfs: root.path().to_path_buf(),
+        };
+        let mut free = free_gpu_memory_at(&roots);
+        free.truncate(2); // The machine's own, if it has any that NVML sees, come after.
+        assert_eq!(free, [700, 0]);
     }
 
     #[test]

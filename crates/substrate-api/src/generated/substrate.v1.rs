@@ -1031,6 +1031,9 @@ pub struct Worker {
     /// Quantisation.
     #[prost(string, tag = "10")]
     pub quant: ::prost::alloc::string::String,
+    /// How far its load is, in words; absent once it is loaded.
+    #[prost(string, optional, tag = "11")]
+    pub loading: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1555,6 +1558,53 @@ pub struct ShowRequest {
     /// Model name, entry id or digest.
     #[prost(string, tag = "1")]
     pub model: ::prost::alloc::string::String,
+    /// Tokens of context to reckon its memory for; absent: as it would be loaded.
+    #[prost(uint32, optional, tag = "2")]
+    pub context: ::core::option::Option<u32>,
+}
+/// The memory a model takes, in bytes, and where it would run.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fit {
+    /// Tokens of one conversation.
+    #[prost(uint32, tag = "1")]
+    pub context: u32,
+    /// Answers at a time.
+    #[prost(uint32, tag = "2")]
+    pub slots: u32,
+    /// How the numbers of the cache are kept.
+    #[prost(string, tag = "3")]
+    pub kv_cache_type: ::prost::alloc::string::String,
+    /// Whether attention may be fused.
+    #[prost(bool, tag = "4")]
+    pub flash_attention: bool,
+    /// Weights.
+    #[prost(uint64, tag = "5")]
+    pub weights: u64,
+    /// Cells of the cache, and recurrent state.
+    #[prost(uint64, tag = "6")]
+    pub kv_cache: u64,
+    /// Kept prefixes apart from the cells, at most.
+    #[prost(uint64, tag = "7")]
+    pub prefixes: u64,
+    /// Intermediate results and logits.
+    #[prost(uint64, tag = "8")]
+    pub buffers: u64,
+    /// The engine itself.
+    #[prost(uint64, tag = "9")]
+    pub engine: u64,
+    /// All of these.
+    #[prost(uint64, tag = "10")]
+    pub total: u64,
+    /// Mapped originals of reordered weights, which the kernel takes back when it needs the memory.
+    #[prost(uint64, tag = "11")]
+    pub mapped: u64,
+    /// Where it would run; absent: it does not fit.
+    #[prost(string, optional, tag = "12")]
+    pub place: ::core::option::Option<::prost::alloc::string::String>,
+    /// Why it does not fit, and what to do.
+    #[prost(string, optional, tag = "13")]
+    pub why: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Everything known of one model.
 #[allow(clippy::all)]
@@ -1578,6 +1628,9 @@ pub struct ShowReply {
     /// Entries of its vocabulary; 0 if unknown.
     #[prost(uint32, tag = "6")]
     pub n_vocab: u32,
+    /// The memory it takes here; absent if this machine does not hold it.
+    #[prost(message, optional, tag = "7")]
+    pub fit: ::core::option::Option<Fit>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

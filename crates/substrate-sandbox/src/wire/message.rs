@@ -110,6 +110,42 @@ pub struct Load {
     pub threads: u32,
     /// Threads for prefill.
     pub batch_threads: u32,
+    /// How the cache's numbers are kept.
+    pub kv: KvType,
+    /// Whether attention may be fused; a cache that is not [`KvType::F16`] needs it.
+    pub flash_attention: bool,
+}
+
+/// How the numbers of the key/value cache are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum KvType {
+    /// Half-precision floats.
+    #[default]
+    F16,
+    /// Blocks of 32 in 34 bytes.
+    Q8_0,
+    /// Blocks of 32 in 18 bytes.
+    Q4_0,
+}
+
+impl KvType {
+    /// Numbers of one block, and its bytes.
+    pub const fn block(self) -> (u64, u64) {
+        match self {
+            Self::F16 => (1, 2),
+            Self::Q8_0 => (32, 34),
+            Self::Q4_0 => (32, 18),
+        }
+    }
+
+    /// Its name in settings, llama.cpp's and Ollama's own.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
 }
 
 /// One sequence to be generated.
@@ -281,6 +317,40 @@ pub struct ModelFacts {
     pub backend: String,
     /// Engine revision.
     pub build: String,
+    /// What its memory is reckoned from.
+    pub shape: Shape,
+}
+
+/// The dimensions of a model that say how much memory it needs. What the file does not say is 0; a worker can
+/// lie about any of them, so whoever reckons with them saturates.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Shape {
+    /// Layers.
+    pub layers: u32,
+    /// Width of what goes from layer to layer.
+    pub embedding: u32,
+    /// Width inside the feed-forward part of a layer, of all experts that compute a token.
+    pub feed_forward: u32,
+    /// Heads of attention, in the layer that has most.
+    pub heads: u32,
+    /// Width of one key.
+    pub key_length: u32,
+    /// Width of one value.
+    pub value_length: u32,
+    /// Numbers of the keys of one token, all layers together.
+    pub keys: u64,
+    /// Numbers of the values of one token, all layers together.
+    pub values: u64,
+    /// Tokens of the sliding window; 0 if there is none.
+    pub window: u32,
+    /// Bytes of state that a sequence has whatever its length, as recurrent layers do.
+    pub state: u64,
+    /// Bytes of tensors, layer by layer.
+    pub layer_bytes: Vec<u64>,
+    /// Bytes of the tensors that belong to no layer.
+    pub rest_bytes: u64,
+    /// Bytes of tensors that the engine copies into another order when it loads them.
+    pub repacked: u64,
 }
 
 /// The log probability of one sampled token.

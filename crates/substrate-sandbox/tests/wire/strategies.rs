@@ -2,21 +2,26 @@
 
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
-    Failure, Finished, FromWorker, Load, ModelFacts, Prepare, Sampler, ToWorker, TokenLogprob,
+    Failure, Finished, FromWorker, KvType, Load, ModelFacts, Prepare, Sampler, Shape, ToWorker,
+    TokenLogprob,
 };
 
 pub fn to_worker() -> impl Strategy<Value = ToWorker> {
     let seq = any::<u64>();
     prop_oneof![
-        any::<[u32; 5]>().prop_map(|[n_ctx, slots, cells, threads, batch_threads]| {
-            ToWorker::Load(Load {
-                n_ctx,
-                slots,
-                cells,
-                threads,
-                batch_threads,
-            })
-        }),
+        (any::<[u32; 5]>(), kv(), any::<bool>()).prop_map(
+            |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention)| {
+                ToWorker::Load(Load {
+                    n_ctx,
+                    slots,
+                    cells,
+                    threads,
+                    batch_threads,
+                    kv,
+                    flash_attention,
+                })
+            }
+        ),
         Just(ToWorker::Inspect),
         prepare().prop_map(ToWorker::Prepare),
         seq.prop_map(|seq| ToWorker::Begin { seq }),
@@ -125,15 +130,56 @@ fn sampler() -> impl Strategy<Value = Sampler> {
         )
 }
 
+fn kv() -> impl Strategy<Value = KvType> {
+    prop_oneof![Just(KvType::F16), Just(KvType::Q8_0), Just(KvType::Q4_0)]
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    any::<([u32; 7], [u64; 5], Vec<u64>)>().prop_map(|(small, large, layer_bytes)| {
+        let [
+            layers,
+            embedding,
+            feed_forward,
+            heads,
+            key_length,
+            value_length,
+            window,
+        ] = small;
+        let [keys, values, state, rest_bytes, repacked] = large;
+        Shape {
+            layers,
+            embedding,
+            feed_forward,
+            heads,
+            key_length,
+            value_length,
+            keys,
+            values,
+            window,
+            state,
+            layer_bytes,
+            rest_bytes,
+            repacked,
+        }
+    })
+}
+
 fn facts() -> impl Strategy<Value = ModelFacts> {
     (
         any::<[u64; 2]>(),
         any::<[u32; 3]>(),
         any::<[String; 5]>(),
         any::<[Option<String>; 2]>(),
+        shape(),
     )
         .prop_map(
-            |([n_params, size], [n_ctx_train, n_ctx, n_vocab], texts, [template, licence])| {
+            |(
+                [n_params, size],
+                [n_ctx_train, n_ctx, n_vocab],
+                texts,
+                [template, licence],
+                shape,
+            )| {
                 let [arch, quant, name, backend, build] = texts;
                 ModelFacts {
                     arch,
@@ -148,6 +194,7 @@ fn facts() -> impl Strategy<Value = ModelFacts> {
                     size,
                     backend,
                     build,
+                    shape,
                 }
             },
         )

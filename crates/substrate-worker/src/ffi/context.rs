@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use llama_cpp_sys_2 as sys;
+use substrate_sandbox::wire::KvType;
 
 use super::{
     EngineError, MAX_BATCH, MAX_THREADS, Model, context_init, decode, guarded, logits_ith,
@@ -57,6 +58,17 @@ pub struct Size {
     pub batch: u32,
     /// Whether a lane's text gives one vector, instead of logits for its rows.
     pub vectors: bool,
+    /// How the numbers of the cells are kept.
+    pub kv: KvType,
+}
+
+/// ggml's number of a cache type.
+fn ggml_type(kv: KvType) -> sys::ggml_type {
+    match kv {
+        KvType::F16 => sys::GGML_TYPE_F16,
+        KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
+        KvType::Q4_0 => sys::GGML_TYPE_Q4_0,
+    }
 }
 
 /// One token of a batch.
@@ -128,6 +140,8 @@ impl Context {
                 }
                 params.n_threads = pool_size as i32;
                 params.n_threads_batch = pool_size as i32;
+                params.type_k = ggml_type(size.kv);
+                params.type_v = ggml_type(size.kv);
                 params.no_perf = true;
                 if !flash_attention {
                     params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;

@@ -97,6 +97,10 @@ fn a_sound_header_is_read() {
         n_vocab: 3,
         n_params: 69,
         tensor_bytes: 56,
+        shape: Shape {
+            rest_bytes: 56,
+            ..Shape::default()
+        },
         ..Header::default()
     };
     assert_eq!(sound().read().expect("sound"), expected);
@@ -242,4 +246,79 @@ proptest! {
         gguf.0[at] = byte;
         let _ = gguf.read();
     }
+}
+
+/// A model of three layers of which the second has no heads, and tensors in two of them.
+fn shaped() -> Gguf {
+    let per_layer = |gguf: Gguf, key: &str, values: &[u32]| {
+        let gguf = gguf.text(key).u32(9).u32(4).u64(values.len() as u64);
+        values.iter().fold(gguf, |gguf, &value| gguf.u32(value))
+    };
+    let gguf = Gguf::new(3, 9)
+        .entry_u32("llama.block_count", 3)
+        .entry_u32("llama.embedding_length", 64)
+        .entry_u32("llama.attention.head_count", 4)
+        .entry_u32("clip.block_count", 99)
+        .entry_u32("llama.attention.value_length", 8)
+        .entry_u32("llama.attention.sliding_window", 128);
+    let gguf = per_layer(gguf, "llama.attention.head_count_kv", &[2, 0, 4]);
+    per_layer(gguf, "llama.feed_forward_length", &[96, 160, 96])
+        .entry_text("general.architecture", "llama")
+        .tensor("blk.0.ffn.weight", &[32, 8], 2, 0)
+        .tensor("blk.2.norm.weight", &[5], 0, 160)
+        .tensor("token_embd.weight", &[32, 8], 2, 192)
+        .data(336)
+}
+
+#[test]
+fn the_shape_is_what_the_header_says_of_each_layer() {
+    let shape = shaped().read().expect("sound").shape;
+    let expected = Shape {
+        layers: 3,
+        embedding: 64,
+        feed_forward: 160,
+        heads: 4,
+        key_length: 16,
+        value_length: 8,
+        keys: (2 + 4) * 16,
+        values: (2 + 4) * 8,
+        window: 128,
+        state: 0,
+        layer_bytes: vec![144, 0, 20],
+        rest_bytes: 144,
+        repacked: if cfg!(target_arch = "x86_64") { 144 } else { 0 },
+    };
+    assert_eq!(shape, expected);
+}
+
+#[test]
+fn a_recurrent_layer_has_a_state_instead_of_keys() {
+    let gguf = Gguf::new(1, 8)
+        .entry_text("general.architecture", "mix")
+        .entry_u32("mix.block_count", 4)
+        .entry_u32("mix.embedding_length", 64)
+        .entry_u32("mix.attention.head_count", 4)
+        .entry_u32("mix.full_attention_interval", 4)
+        .entry_u32("mix.ssm.state_size", 8)
+        .entry_u32("mix.ssm.inner_size", 128)
+        .entry_u32("mix.ssm.conv_kernel", 4)
+        .tensor("a.weight", &[5], 0, 0)
+        .data(20);
+    let shape = gguf.read().expect("sound").shape;
+    assert_eq!((shape.keys, shape.values), (64, 64), "one layer in four");
+    assert_eq!(shape.state, 3 * 4 * (3 * 128 + 8 * 128));
+}
+
+#[test]
+fn more_layers_than_the_engine_has_are_refused() {
+    let gguf = Gguf::new(1, 2)
+        .entry_text("general.architecture", "llama")
+        .entry_u32("llama.block_count", 513)
+        .tensor("a.weight", &[5], 0, 0)
+        .data(20);
+    assert!(
+        gguf.refusal().starts_with("number of layers of 513"),
+        "{}",
+        gguf.refusal()
+    );
 }

@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use substrate_sandbox::wire::{
-    self, Finished, FromWorker, Input, Load, Message, ModelFacts, Prepare, Sampler, ToWorker,
+    self, Failure, Finished, FromWorker, Input, KvType, Load, Message, ModelFacts, Prepare,
+    Sampler, ToWorker,
 };
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::{Interrupt, MAX_BATCH};
@@ -117,6 +118,19 @@ pub fn run(engine: &mut Engine, job: &Prepare) -> Answer {
     answer
 }
 
+/// One sequence at a time, the cache in halves.
+pub fn half(n_ctx: u32) -> Load {
+    Load {
+        n_ctx,
+        slots: 1,
+        cells: 0,
+        threads: 1,
+        batch_threads: 1,
+        kv: KvType::F16,
+        flash_attention: true,
+    }
+}
+
 /// The daemon's end of a worker's pipe.
 pub struct Client(pub UnixStream);
 
@@ -168,16 +182,24 @@ impl Client {
 
     /// Loads the model for several sequences at once.
     pub fn load_slots(&mut self, n_ctx: u32, slots: u32, cells: u32) -> ModelFacts {
-        self.send(ToWorker::Load(Load {
-            n_ctx,
+        self.load_as(Load {
             slots,
             cells,
-            threads: 1,
-            batch_threads: 1,
-        }));
-        assert!(matches!(self.next(), FromWorker::Sealed { stage: 2, .. }));
+            ..half(n_ctx)
+        })
+        .unwrap_or_else(|(why, detail)| panic!("not loaded: {why:?}: {detail}"))
+    }
+
+    /// Loads the model like this, or says why not.
+    pub fn load_as(&mut self, load: Load) -> Result<ModelFacts, (Failure, String)> {
+        self.send(ToWorker::Load(load));
         match self.next() {
-            FromWorker::Loaded(facts) => facts,
+            FromWorker::Sealed { stage: 2, .. } => {}
+            FromWorker::Failed { why, detail, .. } => return Err((why, detail)),
+            other => panic!("not sealed: {other:?}"),
+        }
+        match self.next() {
+            FromWorker::Loaded(facts) => Ok(facts),
             other => panic!("not loaded: {other:?}"),
         }
     }

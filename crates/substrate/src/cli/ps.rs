@@ -33,7 +33,10 @@ impl Ps {
                 words::size(worker.memory),
                 "100% CPU".to_owned(),
                 worker.context.to_string(),
-                until(worker.busy, worker.expires_ms, now),
+                match worker.loading {
+                    Some(stage) => stage,
+                    None => until(worker.busy, worker.expires_ms, now),
+                },
             ]);
         }
         Ok(session.line(table)?)
@@ -62,5 +65,6 @@ fn as_json(worker: &v1::Worker) -> Value {
         "expires_ms": worker.expires_ms,
         "arch": worker.arch,
         "quant": worker.quant,
+        "loading": worker.loading,
     })
 }

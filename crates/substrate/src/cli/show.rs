@@ -1,5 +1,7 @@
 //! `show`: everything known of one model.
 
+use std::num::NonZeroU32;
+
 use clap::Args;
 use serde_json::json;
 use substrate_api::v1;
@@ -17,6 +19,10 @@ pub struct Show {
     /// Its name, entry id or digest
     model: String,
 
+    /// Reckon its memory for a context of so many tokens
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroU32>,
+
     /// Only the chat template
     #[arg(long, conflicts_with = "license")]
     template: bool,
@@ -31,7 +37,10 @@ impl Show {
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
         let mut client = connect::or_desk(session).await?;
         let known = client
-            .show(v1::ShowRequest { model: self.model })
+            .show(v1::ShowRequest {
+                model: self.model,
+                context: self.context.map(NonZeroU32::get),
+            })
             .await
             .map_err(refused)?
             .into_inner();
@@ -73,10 +82,31 @@ fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {
     value["sources"] = json!(known.sources);
     value["signer"] = json!(known.signer.as_deref().map(words::hex));
     value["vocabulary"] = json!(known.n_vocab);
+    if let Some(fit) = &known.fit {
+        value["memory"] = fit_json(fit);
+    }
     if let Some(rates) = &known.reference_rates {
         value["reference_rates"] = json!({ "prefill": rates.prefill, "decode": rates.decode });
     }
     value
+}
+
+fn fit_json(fit: &v1::Fit) -> serde_json::Value {
+    json!({
+        "context": fit.context,
+        "slots": fit.slots,
+        "kv_cache_type": fit.kv_cache_type,
+        "flash_attention": fit.flash_attention,
+        "weights": fit.weights,
+        "kv_cache": fit.kv_cache,
+        "prefixes": fit.prefixes,
+        "buffers": fit.buffers,
+        "engine": fit.engine,
+        "total": fit.total,
+        "mapped": fit.mapped,
+        "place": fit.place,
+        "why": fit.why,
+    })
 }
 
 fn role(code: u32) -> &'static str {
@@ -131,6 +161,9 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
             ("sources", known.sources.join(", ")),
         ],
     );
+    if let Some(fit) = &known.fit {
+        heading("Memory", &memory(fit));
+    }
     let chat = if model.template.is_some() {
         "yes, by the model's own template"
     } else {
@@ -162,4 +195,30 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
     page.truncate(page.trim_end().len());
     page.push('\n');
     page
+}
+
+/// What it takes, part by part.
+fn memory(fit: &v1::Fit) -> [(&'static str, String); 9] {
+    let cache = format!(
+        "{} ({}, {} tokens for {} answers at a time)",
+        words::size(fit.kv_cache),
+        fit.kv_cache_type,
+        fit.context,
+        fit.slots
+    );
+    let mapped = match fit.mapped {
+        0 => String::new(),
+        bytes => format!("{} more while nothing else needs it", words::size(bytes)),
+    };
+    [
+        ("weights", words::size(fit.weights)),
+        ("cache", cache),
+        ("kept prefixes", words::size(fit.prefixes)),
+        ("buffers", words::size(fit.buffers)),
+        ("engine", words::size(fit.engine)),
+        ("in all", words::size(fit.total)),
+        ("mapped", mapped),
+        ("would run on", fit.place.clone().unwrap_or_default()),
+        ("does not fit", fit.why.clone().unwrap_or_default()),
+    ]
 }

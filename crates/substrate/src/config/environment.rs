@@ -50,6 +50,18 @@ pub(super) fn fall_back(
         let parallel = number(&text).map_err(wrong("OLLAMA_NUM_PARALLEL"))?;
         config.models.parallel = NonZeroU32::new(parallel);
     }
+    if let Some(text) = get("models.max_loaded", "OLLAMA_MAX_LOADED_MODELS") {
+        // Zero is Ollama's word for "by the machine".
+        let most = number(&text).map_err(wrong("OLLAMA_MAX_LOADED_MODELS"))?;
+        config.models.max_loaded = NonZeroU32::new(most);
+    }
+    if let Some(text) = get("models.kv_cache_type", "OLLAMA_KV_CACHE_TYPE") {
+        config.models.kv_cache_type = text.parse().map_err(wrong("OLLAMA_KV_CACHE_TYPE"))?;
+    }
+    if let Some(text) = get("models.flash_attention", "OLLAMA_FLASH_ATTENTION") {
+        let on = yes_or_no(&text).map_err(wrong("OLLAMA_FLASH_ATTENTION"))?;
+        config.models.flash_attention = Some(on);
+    }
     Ok(())
 }
 
@@ -60,6 +72,15 @@ fn wrong(variable: &'static str) -> impl FnOnce(String) -> ConfigError {
 fn number(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| format!("'{text}' is not a whole number"))
+}
+
+/// The spellings of Ollama's.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => Ok(true),
+        "0" | "f" | "false" => Ok(false),
+        _ => Err(format!("'{text}' is neither true nor false")),
+    }
 }
 
 /// `[scheme://]host[:port]`, as Ollama reads it: a host may be left out, a port too.

@@ -137,6 +137,9 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
             "OLLAMA_ORIGINS" => "http://a.example, app://b",
             "OLLAMA_MAX_QUEUE" => "7",
             "OLLAMA_NUM_PARALLEL" => "3",
+            "OLLAMA_MAX_LOADED_MODELS" => "2",
+            "OLLAMA_KV_CACHE_TYPE" => "q8_0",
+            "OLLAMA_FLASH_ATTENTION" => "1",
             _ => return None,
         };
         Some(value.to_owned())
@@ -149,10 +152,46 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
     assert_eq!(config.api.origins, ["http://a.example", "app://b"]);
     assert_eq!(config.api.max_queue, 7);
     assert_eq!(config.models.parallel.map(u32::from), Some(3));
+    assert_eq!(config.models.max_loaded.map(u32::from), Some(2));
+    assert_eq!(config.models.kv_cache_type, CacheType::Q8_0);
+    assert_eq!(config.models.flash_attention, Some(true));
     let wrong = Config::parse_with("", Path::new("c"), &|name| {
         (name == "OLLAMA_HOST").then(|| "a b".to_owned())
     });
     assert!(wrong.unwrap_err().to_string().starts_with("OLLAMA_HOST: "));
+}
+
+#[test]
+fn a_quantised_cache_without_flash_attention_is_refused_wherever_each_is_set() {
+    let plain = |name: &str| (name == "OLLAMA_FLASH_ATTENTION").then(|| "0".to_owned());
+    let file = "[models]\nkv_cache_type = \"q4_0\"\n";
+    let both = "[models]\nkv_cache_type = \"q4_0\"\nflash_attention = false\n";
+    for (text, env) in [
+        (file, &plain as &dyn Fn(&str) -> Option<String>),
+        (both, &|_| None),
+    ] {
+        let error = Config::parse_with(text, Path::new("c"), env).unwrap_err();
+        let told = error.to_string();
+        for part in ["models.kv_cache_type: q4_0", "flash_attention", "f16"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+    let half = Config::parse_with("", Path::new("c"), &plain).unwrap();
+    assert_eq!(half.models.flash_attention, Some(false));
+    check(
+        "[models]\nkv_cache_type = \"q5_0\"\n",
+        expect![
+            "config.toml:2:17: models.kv_cache_type: unknown variant `q5_0`, expected one of `f16`, `q8_0`, `q4_0`"
+        ],
+    );
+    let odd = Config::parse_with("", Path::new("c"), &|name| {
+        (name == "OLLAMA_FLASH_ATTENTION").then(|| "perhaps".to_owned())
+    });
+    assert!(
+        odd.unwrap_err()
+            .to_string()
+            .starts_with("OLLAMA_FLASH_ATTENTION: ")
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use substrate_record::{NodeId, Scope};
+use substrate_sandbox::wire::KvType;
 
 use super::MAX_QUEUE;
 
@@ -163,6 +164,48 @@ impl<'de> Deserialize<'de> for KeepAlive {
             Written::Number(seconds) => Ok(Self::from_seconds(seconds)),
             Written::Text(text) => Self::parse(&text).map_err(D::Error::custom),
         }
+    }
+}
+
+/// How the numbers of a model's cache are kept, as Ollama's `OLLAMA_KV_CACHE_TYPE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum CacheType {
+    /// Halves: what the model was made for.
+    #[default]
+    #[serde(rename = "f16")]
+    F16,
+    /// Half the memory, hardly any loss.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// A quarter of the memory, some loss.
+    #[serde(rename = "q4_0")]
+    Q4_0,
+}
+
+impl From<CacheType> for KvType {
+    fn from(kind: CacheType) -> Self {
+        match kind {
+            CacheType::F16 => Self::F16,
+            CacheType::Q8_0 => Self::Q8_0,
+            CacheType::Q4_0 => Self::Q4_0,
+        }
+    }
+}
+
+impl FromStr for CacheType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::F16, Self::Q8_0, Self::Q4_0]
+            .into_iter()
+            .find(|kind| text.eq_ignore_ascii_case(KvType::from(*kind).name()))
+            .ok_or_else(|| format!("'{text}' is not one of f16, q8_0, q4_0"))
+    }
+}
+
+impl fmt::Display for CacheType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(KvType::from(*self).name())
     }
 }
 

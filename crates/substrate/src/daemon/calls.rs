@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use substrate_node::{Event, JobPhase, Want, WorkPhase};
-use substrate_record::{ContentHash, JobId, WallTier};
+use substrate_record::{ContentHash, JobId, RecordId, WallTier};
 use substrate_sandbox::wire::input::Prompt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
 use super::life::{Arrival, Life, Note, Requested};
 use super::session::answer::{Answer, kind_of};
+use super::session::closing;
 use super::{joining, views};
 use crate::config::Config;
 use crate::door::{
     Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Joined, Placement,
+    QueueNews,
 };
 use crate::invite::{self, Invite};
 
@@ -40,6 +42,11 @@ impl Life {
                 reply,
             } => self.keep_alive(&model, seconds, reply),
             Call::Load { model, reply } => self.load(&model, reply),
+            Call::Fit {
+                model,
+                context,
+                reply,
+            } => self.fit(&model, context, reply),
             Call::Peers { reply } => self.peer_views(reply),
             Call::Status { reply } => self.status(reply),
             Call::ModelsChanged { reply } => {
@@ -109,6 +116,7 @@ impl Life {
             deadline_ms: ask.deadline_ms,
             overflow: None,
             hopeless: false,
+            no_room: None,
             moved: None,
         };
         self.jobs.insert(job, requested);
@@ -139,7 +147,11 @@ impl Life {
             let job = self.jobs.get(&status.job);
             let model = job.map_or_else(String::new, |job| job.model.clone());
             let client = job.map(|job| job.client.clone());
-            views::requested(&status, model, client, now)
+            let mut view = views::requested(&status, model, client, now);
+            if view.state == "starting" && view.peer == Some(self.context.me) {
+                view.queue = job.and_then(|job| self.load_news(&job.entries));
+            }
+            view
         });
         let served = self
             .node
@@ -154,6 +166,19 @@ impl Life {
                 views::serving(&work, model, now)
             });
         requested.chain(served).collect()
+    }
+
+    /// What a job of this machine waits for while its model is loaded.
+    fn load_news(&self, entries: &[RecordId]) -> Option<QueueNews> {
+        let weights = entries.iter().filter_map(|id| self.shelf.entry(id));
+        let weights: Vec<ContentHash> = weights.filter_map(closing::weights).collect();
+        let loading = self.context.pool.loading();
+        let (_, loading) = (loading.into_iter()).find(|(digest, _)| weights.contains(digest))?;
+        Some(QueueNews {
+            position: 0,
+            expected_wait_ms: 0,
+            why: format!("its model: {}", loading.stage.word()),
+        })
     }
 
     fn peer_views(&self, reply: oneshot::Sender<Vec<crate::door::PeerView>>) {

@@ -56,6 +56,7 @@ impl Life {
         match call {
             Call::Submit { reply, .. } => drop(reply.send(Err(AskError::Stopping))),
             Call::Load { reply, .. } => drop(reply.send(Err(AskError::Stopping))),
+            Call::Fit { reply, .. } => drop(reply.send(Err(AskError::Stopping))),
             Call::Bench { reply, .. } => drop(reply.send(Err(AskError::Stopping))),
             Call::Join { reply, .. } => drop(reply.send(Err(why()))),
             Call::Invite { reply, .. } => drop(reply.send(Err(why()))),

@@ -52,6 +52,8 @@ pub struct Requested {
     pub overflow: Option<Overflow>,
     /// This machine lost the model, and nobody else holds it.
     pub hopeless: bool,
+    /// The model does not fit this machine, and nobody else holds it: what its owner is told.
+    pub no_room: Option<String>,
     /// The node the answer left, until the next offer tells the client.
     pub moved: Option<(NodeId, MoveReason)>,
 }
@@ -247,6 +249,7 @@ impl Life {
                     job.overflow = Some(tokens);
                 }
             }
+            Report::NoRoom { job, why } => self.on_no_room(job, why),
             Report::Offence { node, kind, what } => self.penalise(node, kind, &what),
         }
     }

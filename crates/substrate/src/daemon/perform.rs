@@ -283,6 +283,11 @@ fn ask_error(job: &Requested, why: JobFailure, refusal: Option<String>) -> AskEr
             scope: job.scope,
             why: LOST_WEIGHTS.to_owned(),
         },
+        JobFailure::Cancelled if job.no_room.is_some() => AskError::NoNode {
+            model: job.model.clone(),
+            scope: job.scope,
+            why: job.no_room.clone().unwrap_or_default(),
+        },
         JobFailure::Cancelled => AskError::Cancelled {
             why: "it was cancelled".to_owned(),
         },

@@ -1,7 +1,8 @@
 //! The loaded workers: one process per model, started on demand, ended when idle.
 //!
 //! Invariant: a worker only ever gets a path inside the blob store, to a file whose digest was computed by this
-//! process and which has not changed since. Two jobs that need the same model wait for one load.
+//! process and which has not changed since. Two jobs that need the same model wait for one load, and loads of different
+//! models for each other, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,13 +11,19 @@ use std::time::{Duration, Instant};
 
 use substrate_record::{ContentHash, WallTier};
 use substrate_sandbox::launch::{Wall, WallSpec};
-use substrate_sandbox::wire::{Load, ToWorker};
+use substrate_sandbox::wire::{self, KvType};
 
 use super::context::{blocking, unix_ms};
 use super::engine::{self, Engine, WorkError};
 use super::threads::FreeCores;
 use crate::blobs::{BlobError, Blobs};
+use crate::models::fit::Estimate;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
+
+mod loading;
+mod room;
+
+pub use loading::Fit;
 
 /// Prompt and answer tokens of the benchmark whose rates the Capability publishes.
 /// Small: while a worker measures itself, a first prompt waits.
@@ -51,8 +58,24 @@ pub struct WorkerSettings {
     pub slots: u32,
     /// Bytes a worker may map.
     pub memory_limit: u64,
+    /// What one model may take, if the owner said so.
+    pub owner_limit: Option<u64>,
     /// How long an idle worker stays; `None` = for ever.
     pub keep_alive: Option<Duration>,
+    /// Models in memory at the same time.
+    pub max_loaded: u32,
+    /// How the numbers of the cache are kept.
+    pub kv: KvType,
+    /// Whether attention may be fused.
+    pub flash_attention: bool,
+}
+
+impl WorkerSettings {
+    /// Whether the engine computes on graphics processors: its class names what it was built for.
+    fn uses_gpus(&self) -> bool {
+        let backend = self.engine_class.split('/').nth(2);
+        backend.is_some_and(|backend| backend != "cpu")
+    }
 }
 
 /// A worker that could not be started or loaded.
@@ -72,6 +95,14 @@ pub enum LoadError {
     /// The wall could not be put up.
     #[error("the wall could not be put up: {0}")]
     Wall(String),
+    /// There is not enough memory; nothing was started or ended for it.
+    #[error("{model} does not fit the memory of this machine: {why}")]
+    NoRoom {
+        /// Its name here.
+        model: String,
+        /// What it needs, what there is, and what to do.
+        why: String,
+    },
     /// The worker's own answer.
     #[error(transparent)]
     Work(#[from] WorkError),
@@ -83,8 +114,14 @@ pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
     models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
-    /// The weights that have a name here, each with the context it was trained for (0 = it does not say).
-    known: Arc<Mutex<BTreeMap<ContentHash, u32>>>,
+    /// The weights that have a name here, and the name.
+    known: Arc<Mutex<BTreeMap<ContentHash, String>>>,
+    /// What the headers of those say, of as many as were asked for.
+    inspected: Arc<Mutex<BTreeMap<ContentHash, Arc<wire::ModelFacts>>>>,
+    /// Whoever loads holds this; the lock is fair, so that the others come in order.
+    turns: Arc<tokio::sync::Mutex<()>>,
+    /// A job has left its worker.
+    released: Arc<tokio::sync::Notify>,
     /// Weights that were missing or damaged when they were last wanted.
     unusable: Arc<Mutex<BTreeSet<ContentHash>>>,
     free: Arc<Mutex<FreeCores>>,
@@ -107,6 +144,52 @@ struct Seen {
     rates: Option<(u64, u64)>,
     /// A measurement was tried: a model that does not load is not tried for ever.
     tried: bool,
+    /// What it was reckoned to take when it was loaded.
+    estimate: Option<Estimate>,
+    loading: Option<Loading>,
+}
+
+impl Seen {
+    /// The worker is gone; what was measured stays true.
+    fn forget(&mut self) {
+        self.engine = None;
+        self.keep_alive = None;
+        self.estimate = None;
+    }
+}
+
+/// A load under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Loading {
+    /// How far it is.
+    pub stage: Stage,
+    /// When it began.
+    pub since: Instant,
+}
+
+/// How far a load is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Another model is being loaded.
+    Waiting,
+    /// The file is checked and its header read.
+    Reading,
+    /// Other models leave for it.
+    MakingRoom,
+    /// The engine loads it.
+    Loading,
+}
+
+impl Stage {
+    /// In words that lists show.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting for another load",
+            Self::Reading => "reading its header",
+            Self::MakingRoom => "waiting for room",
+            Self::Loading => "loading",
+        }
+    }
 }
 
 /// A loaded worker, for `ps`.
@@ -126,6 +209,7 @@ pub struct Lease {
     /// The worker.
     pub engine: Engine,
     slot: Arc<Slot>,
+    released: Arc<tokio::sync::Notify>,
 }
 
 impl Pool {
@@ -141,6 +225,9 @@ impl Pool {
             blobs,
             models: Arc::default(),
             known: Arc::default(),
+            inspected: Arc::default(),
+            turns: Arc::default(),
+            released: Arc::default(),
             unusable: Arc::default(),
             free,
         }
@@ -166,47 +253,22 @@ impl Pool {
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(weights).await?;
+                let engine = self.load(weights, &slot).await?;
                 *held = Some(engine.clone());
                 engine
             }
         };
-        drop(held);
         let mut seen = lock(&slot.seen);
         seen.engine = Some(engine.clone());
         seen.busy += 1;
         drop(seen);
-        Ok(Lease { engine, slot })
-    }
-
-    async fn load(&self, weights: &ContentHash) -> Result<Engine, LoadError> {
-        let worker = self.launch(weights).await?;
-        let threads = lock(&self.free).threads();
-        let trained = lock(&self.known).get(weights).copied().unwrap_or(0);
-        let n_ctx = self.context(trained);
-        let slots = self.settings.slots;
-        let load = Load {
-            n_ctx,
-            slots,
-            cells: n_ctx.saturating_mul(CONTEXTS.min(slots)),
-            threads,
-            batch_threads: threads,
-        };
-        let start = Instant::now();
-        let engine = Engine::load(worker, ToWorker::Load(load)).await?;
-        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), "worker loaded");
-        Ok(engine)
-    }
-
-    async fn launch(
-        &self,
-        weights: &ContentHash,
-    ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
-        self.check(weights).await?;
-        let spec = self.spec(self.blobs.path(weights));
-        blocking(move || Wall::spawn(spec))
-            .await
-            .map_err(|error| LoadError::Wall(error.to_string()))
+        // Only now: whoever makes room looks at `busy` with the slot in hand.
+        drop(held);
+        Ok(Lease {
+            engine,
+            slot,
+            released: self.released.clone(),
+        })
     }
 
     /// Nothing is loaded whose bytes are not those its entry promises.
@@ -222,9 +284,30 @@ impl Pool {
         Err(error)
     }
 
-    /// Which weights have a name here, and the context each was trained for. Workers of others end when they are idle.
-    pub fn know(&self, trained: BTreeMap<ContentHash, u32>) {
-        *lock(&self.known) = trained;
+    /// Which weights have a name here. Workers of others end when they are idle.
+    pub fn know(&self, named: BTreeMap<ContentHash, String>) {
+        *lock(&self.known) = named;
+    }
+
+    fn engine_of(&self, weights: &ContentHash) -> Option<Engine> {
+        let slot = lock(&self.models).get(weights).cloned()?;
+        let engine = lock(&slot.seen).engine.clone();
+        engine.filter(Engine::is_alive)
+    }
+
+    /// The context of the model's worker, if it is loaded: it may be smaller than usual.
+    pub fn loaded_context(&self, weights: &ContentHash) -> Option<u32> {
+        self.engine_of(weights).map(|engine| engine.facts().n_ctx)
+    }
+
+    /// The loads under way.
+    pub fn loading(&self) -> Vec<(ContentHash, Loading)> {
+        let models = lock(&self.models).clone();
+        let loading = |(digest, slot): (ContentHash, Arc<Slot>)| {
+            let loading = lock(&slot.seen).loading?;
+            Some((digest, loading))
+        };
+        models.into_iter().filter_map(loading).collect()
     }
 
     /// The context a worker is given: the owner's choice or the default, and never more than the model was trained
@@ -287,13 +370,7 @@ impl Pool {
 
     /// Whether a live worker holds the model.
     pub fn is_loaded(&self, weights: &ContentHash) -> bool {
-        let slot = lock(&self.models).get(weights).cloned();
-        slot.is_some_and(|slot| {
-            lock(&slot.seen)
-                .engine
-                .as_ref()
-                .is_some_and(Engine::is_alive)
-        })
+        self.engine_of(weights).is_some()
     }
 
     /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
@@ -324,9 +401,7 @@ impl Pool {
             let named = lock(&self.known).contains_key(&digest);
             if slot.is_over(self.settings.keep_alive, named) {
                 *held = None;
-                let mut seen = lock(&slot.seen);
-                seen.engine = None;
-                seen.keep_alive = None;
+                lock(&slot.seen).forget();
             }
         }
     }
@@ -364,7 +439,7 @@ impl Pool {
         let slots = std::mem::take(&mut *lock(&self.models));
         for slot in slots.into_values() {
             *slot.engine.lock().await = None;
-            lock(&slot.seen).engine = None;
+            lock(&slot.seen).forget();
         }
     }
 
@@ -420,6 +495,8 @@ impl Drop for Lease {
         let mut seen = lock(&self.slot.seen);
         seen.busy -= 1;
         seen.last_used = Some(Instant::now());
+        drop(seen);
+        self.released.notify_one();
     }
 }
 

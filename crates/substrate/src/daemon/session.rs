@@ -66,6 +66,13 @@ pub enum Report {
         /// The counts.
         tokens: crate::door::Overflow,
     },
+    /// The model of a client of this machine does not fit its memory.
+    NoRoom {
+        /// The job.
+        job: substrate_record::JobId,
+        /// What it needs, what there is, and what to do.
+        why: String,
+    },
     /// A requester's session ended.
     RequesterClosed(AttemptId),
     /// A provider's session ended.

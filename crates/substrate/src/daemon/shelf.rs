@@ -180,10 +180,10 @@ impl Shelf {
             .filter(move |entry| weights(entry).as_ref() == Some(digest))
     }
 
-    /// The weights held here, each with the context it was trained for.
-    pub fn trained(&self) -> BTreeMap<ContentHash, u32> {
+    /// The weights held here, each with its name.
+    pub fn names(&self) -> BTreeMap<ContentHash, String> {
         let held = self.held.iter();
-        held.map(|held| (held.weights(), held.entry.body().context))
+        held.map(|held| (held.weights(), held.name.to_string()))
             .collect()
     }
 

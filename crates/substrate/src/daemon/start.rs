@@ -1,5 +1,6 @@
 //! What one life of the daemon is made of: workers, mesh, node, and the channels between them.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use substrate_node::limits::OWN_LIST;
 use substrate_node::{Config as NodeConfig, Node};
 use substrate_record::{ContentHash, NetworkId, SessionNonce};
 use substrate_sandbox::launch::worker_sha256;
+use substrate_sandbox::wire::KvType;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +36,9 @@ const DEFAULT_PARALLEL: u32 = 8;
 
 /// The most an owner can ask for: the lanes a worker has beside those of kept prefixes.
 const MOST_PARALLEL: u32 = 128;
+
+/// Models in memory at the same time, unless the owner says otherwise: Ollama's three for each device that computes.
+const DEFAULT_LOADED: u32 = 3;
 
 /// Notes of the loop's own tasks that may wait: one per task that can be under way at once.
 const NOTES: usize = 64;
@@ -77,9 +82,11 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
     let cores = std::thread::available_parallelism()
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let memory = hardware::detect(home.blobs().as_path()).memory;
+    let kv = KvType::from(config.models.kv_cache_type);
+    let flash_attention = config.models.flash_attention.unwrap_or(true);
     let settings = WorkerSettings {
         sha256,
-        engine_class: engine_class(&binary)?,
+        engine_class: engine_class(&binary)? + &class_of_cache(kv, flash_attention),
         binary,
         cores,
         threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
@@ -93,6 +100,13 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
             .parallel
             .map_or(DEFAULT_PARALLEL, |slots| slots.get().min(MOST_PARALLEL)),
         memory_limit: config.lending.memory.map_or(memory, |limit| limit.0),
+        owner_limit: config.lending.memory.map(|limit| limit.0),
+        max_loaded: config
+            .models
+            .max_loaded
+            .map_or(DEFAULT_LOADED, NonZeroU32::get),
+        kv,
+        flash_attention,
         keep_alive: match config.models.keep_alive {
             KeepAlive::After(stay) => Some(stay),
             KeepAlive::Forever => None,
@@ -110,6 +124,20 @@ fn engine_class(worker: &Path) -> anyhow::Result<String> {
     let told = told.with_context(|| format!("cannot run {}", worker.display()))?;
     parse_engine_class(&String::from_utf8_lossy(&told.stdout))
         .with_context(|| format!("{} --version does not tell its engine", worker.display()))
+}
+
+/// What the owner's settings change in the engine's numbers, and so in its class (PROTOCOL.md 2); nothing by default.
+fn class_of_cache(kv: KvType, flash_attention: bool) -> String {
+    let kv = match kv {
+        KvType::F16 => String::new(),
+        kv => format!("/kv-{}", kv.name()),
+    };
+    let attention = if flash_attention {
+        ""
+    } else {
+        "/plain-attention"
+    };
+    kv + attention
 }
 
 /// From `substrate-worker 0.1.0 (llama.cpp REV, BACKEND)`.
@@ -294,5 +322,13 @@ mod tests {
             Some("llama.cpp/0.6.0-dev+sys-0.1.161/cpu/x86-64-v3")
         );
         assert_eq!(parse_engine_class("something else"), None);
+    }
+
+    #[test]
+    fn settings_that_change_the_numbers_are_in_the_class() {
+        assert_eq!(class_of_cache(KvType::F16, true), "");
+        assert_eq!(class_of_cache(KvType::Q8_0, true), "/kv-q8_0");
+        assert_eq!(class_of_cache(KvType::Q4_0, true), "/kv-q4_0");
+        assert_eq!(class_of_cache(KvType::F16, false), "/plain-attention");
     }
 }

@@ -10,9 +10,10 @@ use substrate_record::{ContentHash, JobId, RecordId, Scope};
 use tokio::sync::oneshot;
 
 use super::life::{Life, Note, Requested};
+use super::pool::LoadError;
 use super::session::closing;
 use super::views;
-use crate::door::{AskError, ModelView, Placement, scope_word};
+use crate::door::{AskError, FitView, ModelView, Placement, scope_word};
 use crate::models::catalogue::{Held, similar_to};
 
 /// What is told of a model that has a name here and no whole bytes.
@@ -155,12 +156,27 @@ impl Life {
             });
             return;
         };
-        let pool = self.context.pool.clone();
+        let (pool, name) = (self.context.pool.clone(), model.to_owned());
         self.tasks.spawn(async move {
             let loaded = pool.lease(&weights).await.map(drop);
-            reply.send(loaded.map_err(|error| AskError::Internal {
-                why: error.to_string(),
-            }))
+            reply.send(loaded.map_err(|error| not_loaded(&name, error)))
+        });
+    }
+
+    pub(super) fn fit(
+        &mut self,
+        model: &str,
+        context: Option<u32>,
+        reply: oneshot::Sender<Result<FitView, AskError>>,
+    ) {
+        let Some(weights) = self.own_weights(model) else {
+            let _ = reply.send(Err(self.unknown(model, Scope::Mine, &[])));
+            return;
+        };
+        let (pool, name) = (self.context.pool.clone(), model.to_owned());
+        self.tasks.spawn(async move {
+            let fit = pool.fit(&weights, context).await.map(views::fit);
+            reply.send(fit.map_err(|error| not_loaded(&name, error)))
         });
     }
 
@@ -174,12 +190,11 @@ impl Life {
             return;
         };
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
+        let name = model.to_owned();
         self.tasks.spawn(async move {
             let rates = pool.rates(&weights, true).await;
             let _ = notes.send(Note::Measured).await;
-            reply.send(rates.map_err(|error| AskError::Internal {
-                why: error.to_string(),
-            }))
+            reply.send(rates.map_err(|error| not_loaded(&name, error)))
         });
     }
 
@@ -203,7 +218,7 @@ impl Life {
     /// Tells the pool which models have a name here; the workers of others end.
     pub(super) fn tell_pool(&self) {
         let pool = self.context.pool.clone();
-        pool.know(self.shelf.trained());
+        pool.know(self.shelf.names());
         self.tasks.spawn(async move { pool.expire().await });
     }
 
@@ -248,6 +263,21 @@ impl Life {
         }
     }
 
+    /// The model of one of our own jobs does not fit here. If nobody else holds it, waiting would change nothing.
+    pub(super) fn on_no_room(&mut self, job: JobId, why: String) {
+        let Some(requested) = self.jobs.get(&job) else {
+            return;
+        };
+        let (entries, scope) = (requested.entries.clone(), requested.scope);
+        if self.is_held(&entries, scope, Placement::Elsewhere) {
+            return;
+        }
+        if let Some(requested) = self.jobs.get_mut(&job) {
+            requested.no_room = Some(why);
+        }
+        self.handle(Event::JobCancelled { job });
+    }
+
     /// Entries held but not on the owner's list of what is lent.
     pub(super) fn refuse_unlent(&mut self) {
         let lending = &self.settings.config().lending;
@@ -283,5 +313,19 @@ impl Life {
             }
             let _ = notes.send(Note::Measured).await;
         });
+    }
+}
+
+/// A machine that is too small is no fault of ours.
+fn not_loaded(model: &str, error: LoadError) -> AskError {
+    match error {
+        LoadError::NoRoom { why, .. } => AskError::NoNode {
+            model: model.to_owned(),
+            scope: Scope::Mine,
+            why,
+        },
+        error => AskError::Internal {
+            why: error.to_string(),
+        },
     }
 }

@@ -95,7 +95,8 @@ impl Machine {
     }
 }
 
-fn no_worker() -> WorkerSettings {
+/// Settings of a machine whose worker cannot be started.
+pub fn no_worker() -> WorkerSettings {
     WorkerSettings {
         binary: PathBuf::from("/nonexistent/substrate-worker"),
         sha256: ContentHash::of(b"worker"),
@@ -106,7 +107,11 @@ fn no_worker() -> WorkerSettings {
         slots: 1,
         context: None,
         memory_limit: 1 << 30,
+        owner_limit: None,
         keep_alive: None,
+        max_loaded: 3,
+        kv: Default::default(),
+        flash_attention: true,
     }
 }
 

@@ -5,9 +5,9 @@ use substrate_node::{JobPhase, JobStatus, PeerStatus, Timestamp, WorkPhase, Work
 use substrate_record::{Capability, ContentHash, ModelEntry, NodeId, Verified};
 
 use super::life::Peer;
-use super::pool::Pool;
+use super::pool::{Fit, Loading, Pool};
 use super::shelf::Shelf;
-use crate::door::{Client, JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
+use crate::door::{Client, FitView, JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
 use crate::models::catalogue::Held;
 
 /// A model held here.
@@ -22,7 +22,7 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
         quant: entry.quant.clone(),
         n_params: held.facts.n_params,
         context: entry.context,
-        served_context: Some(pool.context(entry.context)),
+        served_context: Some(served_context(held, pool)),
         licence: entry.licence.clone(),
         modified_ms: held.modified_ms,
         own: true,
@@ -30,6 +30,12 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
         loaded: pool.is_loaded(&held.weights()),
         template: held.facts.template.clone(),
     }
+}
+
+/// What its worker was given, or would be.
+fn served_context(held: &Held, pool: &Pool) -> u32 {
+    let loaded = pool.loaded_context(&held.weights());
+    loaded.unwrap_or_else(|| pool.context(held.entry.body().context))
 }
 
 /// A model only others hold.
@@ -58,31 +64,88 @@ pub fn others_model(
     }
 }
 
-/// The loaded workers.
+/// The loaded workers, and those being loaded.
 pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
-    pool.loaded()
-        .into_iter()
-        .map(|loaded| {
-            let name = held
-                .iter()
-                .find(|held| held.weights() == loaded.digest)
-                .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
-            let facts = loaded.engine.facts();
-            WorkerView {
-                model: name,
-                digest: loaded.digest,
-                memory: resident_bytes_of(loaded.engine.pid()),
-                context: facts.n_ctx,
-                pid: loaded.engine.pid(),
-                wall: pool.wall(),
-                busy: loaded.busy,
-                expires_ms: loaded.expires_ms,
-                arch: facts.arch.clone(),
-                quant: facts.quant.clone(),
-                n_params: facts.n_params,
-            }
-        })
-        .collect()
+    let loading = pool.loading().into_iter();
+    let loading = loading.filter_map(|(digest, loading)| {
+        let held = held.iter().find(|held| held.weights() == digest)?;
+        Some(being_loaded(held, loading, pool))
+    });
+    loaded_workers(pool, held).chain(loading).collect()
+}
+
+fn loaded_workers<'a>(
+    pool: &'a Pool,
+    held: &'a [Held],
+) -> impl Iterator<Item = WorkerView> + use<'a> {
+    pool.loaded().into_iter().map(|loaded| {
+        let name = held
+            .iter()
+            .find(|held| held.weights() == loaded.digest)
+            .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
+        let facts = loaded.engine.facts();
+        WorkerView {
+            model: name,
+            digest: loaded.digest,
+            memory: resident_bytes_of(loaded.engine.pid()),
+            context: facts.n_ctx,
+            pid: loaded.engine.pid(),
+            wall: pool.wall(),
+            busy: loaded.busy,
+            expires_ms: loaded.expires_ms,
+            arch: facts.arch.clone(),
+            quant: facts.quant.clone(),
+            n_params: facts.n_params,
+            loading: None,
+        }
+    })
+}
+
+/// A worker that does not answer yet: what its entry says of it.
+fn being_loaded(held: &Held, loading: Loading, pool: &Pool) -> WorkerView {
+    let entry = held.entry.body();
+    WorkerView {
+        model: held.name.to_string(),
+        digest: held.weights(),
+        memory: 0,
+        context: pool.context(entry.context),
+        pid: 0,
+        wall: pool.wall(),
+        busy: 0,
+        expires_ms: None,
+        arch: entry.arch.clone(),
+        quant: entry.quant.clone(),
+        n_params: held.facts.n_params,
+        loading: Some(loading.stage.word()),
+    }
+}
+
+/// A reckoning, for people.
+pub fn fit(fit: Fit) -> FitView {
+    let Fit {
+        setting,
+        estimate,
+        place,
+    } = fit;
+    let (place, why) = match place {
+        Ok(place) => (Some(place.word()), None),
+        Err(why) => (None, Some(why)),
+    };
+    FitView {
+        context: setting.context,
+        slots: setting.slots,
+        kv_cache_type: setting.kv.name(),
+        flash_attention: setting.flash_attention,
+        weights: estimate.weights,
+        kv_cache: estimate.kv_cache,
+        prefixes: estimate.prefixes,
+        buffers: estimate.buffers,
+        engine: estimate.engine,
+        total: estimate.total(),
+        mapped: estimate.mapped,
+        place,
+        why,
+    }
 }
 
 /// A job asked for here.
@@ -197,12 +260,17 @@ pub fn resident_bytes() -> u64 {
 }
 
 fn resident_bytes_of(pid: u32) -> u64 {
+    memory_of(pid).0
+}
+
+/// Resident bytes of a process, and how many of them are its own and no file's; 0 if it is gone.
+pub fn memory_of(pid: u32) -> (u64, u64) {
     /// Linux counts pages of this size on every machine that lends today (x86-64, and arm64 as Debian builds it).
     const PAGE: u64 = 4096;
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .map_or(0, |pages| pages * PAGE)
+    let mut pages = statm.split_whitespace().map(|n| n.parse().unwrap_or(0));
+    // Fields of proc(5): size, resident, shared with files.
+    let resident: u64 = pages.nth(1).unwrap_or(0);
+    let shared = pages.next().unwrap_or(0);
+    (resident * PAGE, resident.saturating_sub(shared) * PAGE)
 }

@@ -9,8 +9,8 @@ use substrate_sandbox::wire::input::{Input, Message, Prompt, Thinking};
 use tonic::Status;
 
 use crate::door::{
-    self, Ask, Client, FinishReason, JobRole, JobView, ModelView, PeerView, Placement, QueueNews,
-    Route, Summary, WorkerView,
+    self, Ask, Client, FinishReason, FitView, JobRole, JobView, ModelView, PeerView, Placement,
+    QueueNews, Route, Summary, WorkerView,
 };
 
 /// How long an answer is waited for if the caller does not say: the longest answer a slow CPU gives, with a queue before it.
@@ -372,6 +372,26 @@ pub fn worker_out(worker: WorkerView) -> v1::Worker {
         expires_ms: worker.expires_ms,
         arch: worker.arch,
         quant: worker.quant,
+        loading: worker.loading.map(str::to_owned),
+    }
+}
+
+/// A reckoning of memory.
+pub fn fit_out(fit: FitView) -> v1::Fit {
+    v1::Fit {
+        context: fit.context,
+        slots: fit.slots,
+        kv_cache_type: fit.kv_cache_type.to_owned(),
+        flash_attention: fit.flash_attention,
+        weights: fit.weights,
+        kv_cache: fit.kv_cache,
+        prefixes: fit.prefixes,
+        buffers: fit.buffers,
+        engine: fit.engine,
+        total: fit.total,
+        mapped: fit.mapped,
+        place: fit.place,
+        why: fit.why,
     }
 }
 

@@ -12,15 +12,15 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    door::{Call, Door, JobEvent, JobStream, ModelView},
+    door::{AskError, Call, Door, JobEvent, JobStream, ModelView},
     models::names::ModelName,
 };
 
 use super::{
     Desk,
     convert::{
-        ask_in, event_out, job_in, job_out, model_out, node_in, peer_out, scope_in, scope_out,
-        status_out, worker_out,
+        ask_in, event_out, fit_out, job_in, job_out, model_out, node_in, peer_out, scope_in,
+        scope_out, status_out, worker_out,
     },
     import, refusal, shelf,
 };
@@ -66,6 +66,23 @@ impl OwnerService {
     /// Tells the node that the models on disk changed; a closed door means there is no node to tell.
     async fn models_changed(&self) {
         let _ = self.ask(|reply| Call::ModelsChanged { reply }).await;
+    }
+
+    /// The memory of a model held here; none where there is no daemon that could load it.
+    async fn fit(&self, model: String, context: Option<u32>) -> Result<Option<v1::Fit>, Status> {
+        let reckoned = self.ask(|reply| Call::Fit {
+            model,
+            context,
+            reply,
+        });
+        match reckoned.await {
+            Err(_) => Ok(None),
+            // The list on disk may know a model that the node does not yet, or not any more.
+            Ok(Err(AskError::UnknownModel { .. })) => Ok(None),
+            Ok(fit) => fit
+                .map(|fit| Some(fit_out(fit)))
+                .map_err(|error| refusal::status_of(&error)),
+        }
     }
 
     async fn settings_changed(&self) -> Result<(), Status> {
@@ -206,11 +223,15 @@ impl Owner for OwnerService {
     }
 
     async fn show(&self, request: Request<v1::ShowRequest>) -> Answer<v1::ShowReply> {
-        let model = request.into_inner().model;
+        let v1::ShowRequest { model, context } = request.into_inner();
         let wanted = model.clone();
         let here = self.on_disk(move |desk| shelf::show(desk, &wanted)).await;
-        let Err(unknown) = here else {
-            return here.map(Response::new);
+        let unknown = match here {
+            Ok(mut shown) => {
+                shown.fit = self.fit(model, context).await?;
+                return Ok(Response::new(shown));
+            }
+            Err(unknown) => unknown,
         };
         // Not on this machine: perhaps in sight.
         let scope = Scope::Commons;

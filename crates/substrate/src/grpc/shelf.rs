@@ -81,6 +81,7 @@ pub fn show(desk: &Desk, model: &str) -> Result<v1::ShowReply, Status> {
         signer: Some(held.entry.author().as_bytes().to_vec()),
         reference_rates: super::import::rates_out(entry),
         n_vocab: held.facts.n_vocab,
+        fit: None,
     })
 }
 

@@ -7,6 +7,7 @@
 //! wall, handed in as [`import::Inspect`].
 
 pub mod catalogue;
+pub mod fit;
 pub mod import;
 pub mod names;
 pub mod pull;

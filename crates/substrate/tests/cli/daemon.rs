@@ -161,6 +161,7 @@ async fn answer(mut calls: mpsc::Receiver<Call>, tell: Tell, lock: DaemonLock) -
                 let _ = tell.kept.send((model, seconds));
             }
             Call::Load { reply, .. } => _ = reply.send(Ok(())),
+            Call::Fit { context, reply, .. } => _ = reply.send(Ok(fit(context))),
             Call::Peers { reply } => _ = reply.send(peers()),
             Call::Status { reply } => _ = reply.send(status()),
             Call::ModelsChanged { reply } => _ = reply.send(()),
@@ -421,8 +422,30 @@ fn jobs() -> Vec<JobView> {
     ]
 }
 
+/// What every model here takes: a megabyte for each token of context, and it fits up to 4,096.
+fn fit(context: Option<u32>) -> FitView {
+    let context = context.unwrap_or(4096);
+    let kv_cache = u64::from(context) * 1_000_000;
+    let fits = context <= 4096;
+    FitView {
+        context,
+        slots: 8,
+        kv_cache_type: "f16",
+        flash_attention: true,
+        weights: 98_000_000,
+        kv_cache,
+        prefixes: kv_cache,
+        buffers: 20_000_000,
+        engine: 30_000_000,
+        total: 148_000_000 + 2 * kv_cache,
+        mapped: 0,
+        place: fits.then(|| "cpu".to_owned()),
+        why: (!fits).then(|| "it needs more than there is".to_owned()),
+    }
+}
+
 fn workers() -> Vec<WorkerView> {
-    let worker = |busy, expires_ms| WorkerView {
+    let worker = |busy, expires_ms, loading| WorkerView {
         model: "smollm2:135m".into(),
         digest: ContentHash::from_bytes([0xb1; 32]),
         memory: 212_000_000,
@@ -434,8 +457,13 @@ fn workers() -> Vec<WorkerView> {
         arch: "llama".into(),
         quant: "Q4_1".into(),
         n_params: 134_515_008,
+        loading,
     };
-    vec![worker(0, None), worker(1, Some(1))]
+    vec![
+        worker(0, None, None),
+        worker(1, Some(1), None),
+        worker(0, None, Some("loading")),
+    ]
 }
 
 fn peers() -> Vec<PeerView> {

@@ -34,6 +34,7 @@ fn lists_have_ollamas_columns() {
         NAME            ID              SIZE      PROCESSOR    CONTEXT    UNTIL
         smollm2:135m    b1b1b1b1b1b1    212 MB    100% CPU     4096       Forever
         smollm2:135m    b1b1b1b1b1b1    212 MB    100% CPU     4096       in use
+        smollm2:135m    b1b1b1b1b1b1    212 MB    100% CPU     4096       loading
     "#]],
     );
 }
@@ -235,11 +236,24 @@ fn a_model_is_imported_shown_copied_and_removed() {
             signed by         NODE
             sources           file:tiny.gguf
 
+          Memory
+            weights           98 MB
+            cache             4 GB (f16, 4096 tokens for 8 answers at a time)
+            kept prefixes     4 GB
+            buffers           20 MB
+            engine            30 MB
+            in all            8.3 GB
+            would run on      cpu
+
           Use
             on this machine   yes
             in memory         no
             chat              yes, by the model's own template
     "#]].assert_eq(&shown.replace(&me, "NODE"));
+    let memory = &daemon.home.json(&["show", "tiny:1b", "--context", "8192"])["memory"];
+    assert_eq!(memory["context"], 8192);
+    assert_eq!(memory["place"], serde_json::Value::Null);
+    assert_eq!(memory["why"], "it needs more than there is");
     daemon.home.check(
         &["cp", "tiny:1b", "other:1b"],
         &expect![[r#"

@@ -6,6 +6,7 @@ mod abandoned;
 mod clock;
 mod embeddings;
 mod failover;
+mod fit;
 mod link;
 mod load;
 mod long;

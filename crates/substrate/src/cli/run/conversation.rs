@@ -116,6 +116,7 @@ impl Talk<'_> {
             .client
             .show(v1::ShowRequest {
                 model: model.clone(),
+                context: None,
             })
             .await
             .map_err(refused)?;
@@ -224,6 +225,7 @@ impl Talk<'_> {
             .client
             .show(v1::ShowRequest {
                 model: self.run.model.clone(),
+                context: None,
             })
             .await
         {

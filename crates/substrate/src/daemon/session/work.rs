@@ -99,6 +99,8 @@ pub struct StartError {
     pub detail: String,
     /// By how much the prompt is too long, if that is why.
     pub overflow: Option<Overflow>,
+    /// Whether the model does not fit the memory of this machine.
+    pub no_room: bool,
 }
 
 impl StartError {
@@ -108,6 +110,7 @@ impl StartError {
             why: WorkFailure::Crashed,
             detail: "the task that prepared the work failed".to_owned(),
             overflow: None,
+            no_room: false,
         }
     }
 }
@@ -116,11 +119,14 @@ impl From<LoadError> for StartError {
     fn from(error: LoadError) -> Self {
         let why = match &error {
             LoadError::Work(work) => failure(work),
-            LoadError::NoBlob(_) | LoadError::Damaged(_) => WorkFailure::ModelUnusable,
+            LoadError::NoBlob(_) | LoadError::Damaged(_) | LoadError::NoRoom { .. } => {
+                WorkFailure::ModelUnusable
+            }
             LoadError::Disk(_) | LoadError::Wall(_) => WorkFailure::Crashed,
         };
         Self {
             why,
+            no_room: matches!(error, LoadError::NoRoom { .. }),
             detail: error.to_string(),
             overflow: None,
         }
@@ -143,6 +149,7 @@ impl From<WorkError> for StartError {
             why: failure(&error),
             detail: error.to_string(),
             overflow,
+            no_room: false,
         }
     }
 }
@@ -164,12 +171,14 @@ pub async fn prepare(
             why: WorkFailure::BadInput,
             detail,
             overflow: None,
+            no_room: false,
         });
     }
     let weights = weights.ok_or_else(|| StartError {
         why: WorkFailure::ModelUnusable,
         detail: "the entry names no weights".to_owned(),
         overflow: None,
+        no_room: false,
     })?;
     let lease = pool.lease(&weights).await?;
     let seed = seed_for_choice(&input.seed, 0);

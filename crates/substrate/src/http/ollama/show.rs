@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::tags::ModelDetails;
 use super::types::{ShowRequest, asked_model};
-use crate::door::ModelView;
+use crate::door::{Call, FitView, ModelView};
 use crate::http::actions::{ActionError, Details};
 use crate::http::error::{OllamaError, Refusal};
 use crate::http::guard::Caller;
@@ -28,6 +28,9 @@ pub(super) struct Shown {
     model_info: BTreeMap<String, Value>,
     capabilities: Vec<String>,
     modified_at: String,
+    /// The memory it takes here, if it is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    substrate: Option<FitView>,
 }
 
 pub(super) async fn show(
@@ -37,13 +40,27 @@ pub(super) async fn show(
 ) -> Result<Json<Shown>, OllamaError> {
     let ShowRequest { model, name } = body::json(request).await?;
     let view = lists::model(&app, &caller, &asked_model(model, name)?).await?;
-    let details = match app.models.show(view.name.clone()).await {
+    let shown_name = view.name.clone();
+    let details = match app.models.show(shown_name.clone()).await {
         Ok(details) => details,
         // Another node's: only the list knows it.
         Err(ActionError::Unknown { .. }) => Details::default(),
         Err(error) => return Err(Refusal::from(error).into()),
     };
-    Ok(Json(told(view, details)))
+    let mut shown = told(view, details);
+    shown.substrate = fit(&app, &shown_name).await;
+    Ok(Json(shown))
+}
+
+/// What is shown besides is worth showing even if the header cannot be read now.
+async fn fit(app: &Shared, model: &str) -> Option<FitView> {
+    let model = model.to_owned();
+    let fit = app.door.call(|reply| Call::Fit {
+        model,
+        context: None,
+        reply,
+    });
+    fit.await.ok()?.ok()
 }
 
 fn told(view: ModelView, details: Details) -> Shown {
@@ -75,6 +92,7 @@ fn told(view: ModelView, details: Details) -> Shown {
         model_info,
         capabilities,
         modified_at: rfc3339_ms(view.modified_ms),
+        substrate: None,
     }
 }
 

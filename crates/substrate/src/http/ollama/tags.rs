@@ -101,6 +101,9 @@ pub(super) async fn tags(
 #[derive(Serialize)]
 pub(super) struct Loaded {
     models: Vec<Worker>,
+    /// Models being loaded, apart: Ollama's clients take those of `models` for ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loading: Vec<Coming>,
     /// Jobs of this daemon: all of them for callers on this machine and for holders of an admin key, its own for
     /// any other key.
     substrate: Vec<Job>,
@@ -116,6 +119,13 @@ struct Worker {
     expires_at: String,
     size_vram: u64,
     context_length: u32,
+}
+
+#[derive(Serialize)]
+struct Coming {
+    name: String,
+    digest: String,
+    state: &'static str,
 }
 
 #[derive(Serialize)]
@@ -184,8 +194,19 @@ pub(super) async fn ps(
     if !caller.admin && caller.client != Client::Anonymous {
         jobs.retain(|job| job.client.as_ref() == Some(&caller.client));
     }
+    let (ready, coming): (Vec<_>, Vec<_>) = workers
+        .into_iter()
+        .partition(|worker| worker.loading.is_none());
+    let coming = coming.into_iter().filter_map(|worker| {
+        Some(Coming {
+            state: worker.loading?,
+            digest: worker.digest.to_string(),
+            name: worker.model,
+        })
+    });
     Ok(Json(Loaded {
-        models: workers.into_iter().map(Worker::from).collect(),
+        models: ready.into_iter().map(Worker::from).collect(),
+        loading: coming.collect(),
         substrate: jobs.into_iter().map(Job::from).collect(),
     }))
 }

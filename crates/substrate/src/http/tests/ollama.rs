@@ -125,7 +125,7 @@ async fn lists_have_ollamas_fields() {
 async fn show_knows_models_here_and_elsewhere() {
     check("/api/show", r#"{"model":"tiny:1"}"#, expect![[r#"
         200
-        {"license":"Apache-2.0","modelfile":"FROM tiny:1\n","parameters":"num_ctx                        4096","template":"{{ messages }}","system":"","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"model_info":{"general.architecture":"llama","general.name":"Tiny","general.parameter_count":134515008,"llama.context_length":8192},"capabilities":["completion"],"modified_at":"2023-11-14T22:13:20.123000000Z"}
+        {"license":"Apache-2.0","modelfile":"FROM tiny:1\n","parameters":"num_ctx                        4096","template":"{{ messages }}","system":"","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"parameter_size":"134.5M","quantization_level":"Q4_1","context_length":8192},"model_info":{"general.architecture":"llama","general.name":"Tiny","general.parameter_count":134515008,"llama.context_length":8192},"capabilities":["completion"],"modified_at":"2023-11-14T22:13:20.123000000Z","substrate":{"context":4096,"slots":8,"kv_cache_type":"f16","flash_attention":true,"weights":98,"kv_cache":188,"prefixes":188,"buffers":20,"engine":30,"total":524,"mapped":0,"place":"cpu"}}
     "#]]).await;
     check("/api/show", r#"{"name":"hf.co/far/away:q4_1"}"#, expect![[r#"
         200

@@ -62,6 +62,7 @@ pub(crate) fn worker() -> WorkerView {
         arch: "llama".into(),
         quant: "Q4_1".into(),
         n_params: 134_515_008,
+        loading: None,
     }
 }
 

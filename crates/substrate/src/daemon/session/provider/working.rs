@@ -26,6 +26,10 @@ impl Session {
                     let job = self.attempt.job;
                     self.report(Report::Overflow { job, tokens }).await;
                 }
+                if error.no_room && self.is_own() {
+                    let (job, why) = (self.attempt.job, error.detail.clone());
+                    self.report(Report::NoRoom { job, why }).await;
+                }
                 self.fail(error.why, error.detail).await
             }
             WorkEvent::Frame(Ok(frame)) => self.on_worker_frame(frame).await,

@@ -1,0 +1,413 @@
+//! One load at a time: the header read, the memory reckoned, room made, then the worker.
+//!
+//! Invariant: no process that loads is started for a model that does not fit, and what runs is not touched for it.
+//! Those who want another model meanwhile wait in the order they came.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use substrate_record::ContentHash;
+use substrate_sandbox::launch::Wall;
+use substrate_sandbox::wire::{Failure, Load, ModelFacts, ToWorker};
+use tokio::time::timeout;
+
+use super::room::{self, Resident, Step};
+use super::{CONTEXTS, LoadError, Loading, Pool, Slot, Stage, lock};
+use crate::daemon::context::blocking;
+use crate::daemon::engine::{self, Engine, WorkError};
+use crate::daemon::views::memory_of;
+use crate::hardware;
+use crate::models::fit::{self, Estimate, Free, Misfit, Place, Setting};
+
+/// The context tried once more where the owner named none and the usual one does not fit.
+const SMALLER_CONTEXT: u32 = 2048;
+
+/// How long a load waits for a job to end before it looks again: an engine may also die.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a model would take here now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fit {
+    /// How it would be loaded, or is.
+    pub setting: Setting,
+    /// What that takes.
+    pub estimate: Estimate,
+    /// Where it would run, or why nowhere.
+    pub place: Result<Place, String>,
+}
+
+impl Pool {
+    /// Loads a model whose slot the caller holds.
+    pub(super) async fn load(
+        &self,
+        weights: &ContentHash,
+        slot: &Slot,
+    ) -> Result<Engine, LoadError> {
+        let under_way = UnderWay::begin(slot);
+        let _turn = self.turns.lock().await;
+        under_way.enter(Stage::Reading);
+        let facts = self.inspected(weights).await?;
+        under_way.enter(Stage::MakingRoom);
+        let mut setting = self.make_room(weights, &facts).await?;
+        under_way.enter(Stage::Loading);
+        let mut loaded = self.load_with(weights, &setting).await;
+        if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
+            && is_out_of_memory(error)
+        {
+            tracing::warn!(model = %weights, %error, context = smaller.context, "loading once more with a smaller context");
+            setting = smaller;
+            loaded = self.load_with(weights, &setting).await;
+        }
+        let engine = loaded?;
+        let estimate = fit::estimate(&facts.shape, facts.n_vocab, &setting);
+        lock(&slot.seen).estimate = Some(estimate);
+        Ok(engine)
+    }
+
+    async fn load_with(
+        &self,
+        weights: &ContentHash,
+        setting: &Setting,
+    ) -> Result<Engine, LoadError> {
+        let worker = self.launch(weights).await?;
+        let threads = lock(&self.free).threads();
+        let load = Load {
+            n_ctx: setting.context,
+            slots: setting.slots,
+            cells: setting.cells,
+            threads,
+            batch_threads: threads,
+            kv: setting.kv,
+            flash_attention: setting.flash_attention,
+        };
+        let start = Instant::now();
+        let engine = Engine::load(worker, ToWorker::Load(load)).await?;
+        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, "worker loaded");
+        Ok(engine)
+    }
+
+    async fn launch(
+        &self,
+        weights: &ContentHash,
+    ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+        self.check(weights).await?;
+        let spec = self.spec(self.blobs.path(weights));
+        blocking(move || Wall::spawn(spec))
+            .await
+            .map_err(|error| LoadError::Wall(error.to_string()))
+    }
+
+    /// What the file's header says, read behind the wall once for each model that has a name here.
+    async fn inspected(&self, weights: &ContentHash) -> Result<Arc<ModelFacts>, LoadError> {
+        if let Some(known) = lock(&self.inspected).get(weights) {
+            return Ok(known.clone());
+        }
+        let worker = self.launch(weights).await?;
+        let facts = Arc::new(blocking(move || engine::inspect(worker)).await?);
+        let named: Vec<ContentHash> = lock(&self.known).keys().copied().collect();
+        let mut inspected = lock(&self.inspected);
+        inspected.retain(|digest, _| named.contains(digest));
+        inspected.insert(*weights, facts.clone());
+        Ok(facts)
+    }
+
+    /// What a model takes with the context asked for, or as it would be loaded.
+    ///
+    /// # Errors
+    /// Its header could not be read.
+    pub async fn fit(&self, weights: &ContentHash, context: Option<u32>) -> Result<Fit, LoadError> {
+        let facts = self.inspected(weights).await?;
+        let as_loaded = self.loaded_context(weights);
+        let context = context
+            .map(|context| within(context, facts.n_ctx_train))
+            .or(as_loaded)
+            .unwrap_or_else(|| self.context(facts.n_ctx_train));
+        let others = self.residents().into_iter();
+        let others: Vec<Resident> = others.filter(|other| other.digest != *weights).collect();
+        let mut free = self.free_now(&others);
+        // What the model itself holds now would be its own again.
+        let own = self.engine_of(weights);
+        let own = own.map_or(0, |engine| memory_of(engine.pid()).1);
+        free.memory = free.memory.saturating_add(own);
+        let setting = self.setting(context);
+        let place = fit::place(&facts.shape, facts.n_vocab, &setting, &free);
+        Ok(Fit {
+            setting,
+            estimate: fit::estimate(&facts.shape, facts.n_vocab, &setting),
+            place: place.map_err(|misfit| in_words(&setting, misfit, &self.busy(&others))),
+        })
+    }
+
+    /// Unloads who must go, and says how the model is to be loaded.
+    async fn make_room(
+        &self,
+        weights: &ContentHash,
+        facts: &ModelFacts,
+    ) -> Result<Setting, LoadError> {
+        let mut wanted = self.setting(self.context(facts.n_ctx_train));
+        loop {
+            let residents = self.residents();
+            let free = self.free_now(&residents);
+            let place = |freed: u64| {
+                let memory = free.memory.saturating_add(freed);
+                let free = Free {
+                    memory,
+                    ..free.clone()
+                };
+                fit::place(&facts.shape, facts.n_vocab, &wanted, &free)
+            };
+            let most = self.settings.max_loaded as usize;
+            match room::next(&residents, most, |freed| place(freed).map(drop)) {
+                Step::Load => return Ok(wanted),
+                Step::Unload(digest) => {
+                    tracing::info!(model = %digest, "unloaded to make room");
+                    self.unload(&digest).await;
+                }
+                Step::Wait => {
+                    let _ = timeout(LOOK_AGAIN, self.released.notified()).await;
+                }
+                Step::Refuse(misfit) => match self.smaller(&wanted) {
+                    Some(smaller) => wanted = smaller,
+                    None => return Err(self.no_room(weights, &wanted, misfit, &residents)),
+                },
+            }
+        }
+    }
+
+    /// How a model of this context is loaded.
+    fn setting(&self, context: u32) -> Setting {
+        let slots = self.settings.slots;
+        Setting {
+            context,
+            slots,
+            cells: context.saturating_mul(CONTEXTS.min(slots)),
+            kv: self.settings.kv,
+            flash_attention: self.settings.flash_attention,
+        }
+    }
+
+    /// The one smaller setting that may be tried, where the owner left the context to us.
+    fn smaller(&self, setting: &Setting) -> Option<Setting> {
+        let automatic = self.settings.context.is_none() && setting.context > SMALLER_CONTEXT;
+        automatic.then(|| self.setting(SMALLER_CONTEXT))
+    }
+
+    /// What is free, less what the loaded models were promised of it.
+    fn free_now(&self, residents: &[Resident]) -> Free {
+        let promised = residents.iter().map(|resident| resident.promised);
+        let promised = promised.fold(0, u64::saturating_add);
+        Free {
+            memory: hardware::free_memory().saturating_sub(promised),
+            limit: self.settings.owner_limit,
+            gpus: if self.settings.uses_gpus() {
+                hardware::free_gpu_memory()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    fn residents(&self) -> Vec<Resident> {
+        let models = lock(&self.models).clone();
+        let resident = |(digest, slot): (&ContentHash, &Arc<Slot>)| {
+            let seen = lock(&slot.seen).clone();
+            let engine = seen.engine.filter(Engine::is_alive)?;
+            let (resident, own) = memory_of(engine.pid());
+            let bytes = seen.estimate.map_or(resident, |estimate| estimate.total());
+            Some(Resident {
+                digest: *digest,
+                busy: seen.busy,
+                stay: seen.keep_alive.unwrap_or(self.settings.keep_alive),
+                idle: seen.last_used.map_or(Duration::ZERO, |at| at.elapsed()),
+                bytes,
+                promised: bytes.saturating_sub(own),
+            })
+        };
+        models.iter().filter_map(resident).collect()
+    }
+
+    /// Ends an idle worker; one that was taken meanwhile stays.
+    async fn unload(&self, digest: &ContentHash) {
+        let Some(slot) = lock(&self.models).get(digest).cloned() else {
+            return;
+        };
+        let mut held = slot.engine.lock().await;
+        let mut seen = lock(&slot.seen);
+        if seen.busy > 0 {
+            return;
+        }
+        *held = None;
+        seen.forget();
+    }
+
+    fn no_room(
+        &self,
+        weights: &ContentHash,
+        setting: &Setting,
+        misfit: Misfit,
+        residents: &[Resident],
+    ) -> LoadError {
+        LoadError::NoRoom {
+            model: self.name_of(weights),
+            why: in_words(setting, misfit, &self.busy(residents)),
+        }
+    }
+
+    /// Names of the models that answer.
+    fn busy(&self, residents: &[Resident]) -> Vec<String> {
+        let busy = residents.iter().filter(|resident| resident.busy > 0);
+        busy.map(|resident| self.name_of(&resident.digest))
+            .collect()
+    }
+
+    fn name_of(&self, weights: &ContentHash) -> String {
+        let name = lock(&self.known).get(weights).cloned();
+        name.unwrap_or_else(|| weights.to_string())
+    }
+}
+
+/// What it needs, what there is, and what its owner can do about it.
+fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
+    let needs = fit::in_words(misfit.needs);
+    let (context, slots) = (setting.context, setting.slots);
+    let has = match misfit.over_limit {
+        true => format!(
+            "lending.memory lets one model take {}",
+            fit::in_words(misfit.may)
+        ),
+        false => format!(
+            "{} of the {} free may be taken",
+            fit::in_words(misfit.may),
+            fit::in_words(misfit.free)
+        ),
+    };
+    let unload = match busy {
+        [] => String::new(),
+        names => format!(
+            ", wait for {} or unload it (`substrate stop`)",
+            names.join(", ")
+        ),
+    };
+    format!(
+        "it needs {needs} with a context of {context} tokens for {slots} answers at a time, and {has}: \
+         set a smaller models.context or models.parallel, take a smaller quantisation of the model{unload}"
+    )
+}
+
+/// A context asked for, as the engine would give it.
+fn within(context: u32, trained: u32) -> u32 {
+    match trained {
+        0 => context.max(1),
+        trained => context.clamp(1, trained),
+    }
+}
+
+fn is_out_of_memory(error: &WorkError) -> bool {
+    matches!(
+        error,
+        WorkError::Failed {
+            why: Failure::OutOfMemory,
+            ..
+        }
+    )
+}
+
+/// A load that lists show until it ends, however it does.
+struct UnderWay<'a>(&'a Slot);
+
+impl<'a> UnderWay<'a> {
+    fn begin(slot: &'a Slot) -> Self {
+        lock(&slot.seen).loading = Some(Loading {
+            stage: Stage::Waiting,
+            since: Instant::now(),
+        });
+        Self(slot)
+    }
+
+    fn enter(&self, stage: Stage) {
+        if let Some(loading) = lock(&self.0.seen).loading.as_mut() {
+            loading.stage = stage;
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.seen).loading = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::daemon::testing::{no_worker, until};
+    use substrate_sandbox::wire::KvType;
+
+    const SETTING: Setting = Setting {
+        context: 2048,
+        slots: 8,
+        cells: 4096,
+        kv: KvType::F16,
+        flash_attention: true,
+    };
+
+    const MISFIT: Misfit = Misfit {
+        needs: 5 << 30,
+        may: 4 << 30,
+        free: 5 << 30,
+        over_limit: false,
+    };
+
+    #[test]
+    fn a_refusal_says_what_is_needed_what_is_free_and_what_to_do() {
+        let told = in_words(&SETTING, MISFIT, &["big:7b".to_owned()]);
+        for part in [
+            "5.0 GiB with a context of 2048",
+            "4.0 GiB of the 5.0 GiB free",
+            "models.context",
+            "smaller quantisation",
+            "big:7b",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_model_is_loaded_at_a_time_and_the_others_come_in_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let blobs = Blobs::open(folder.path()).expect("blobs");
+        let pool = Pool::new(no_worker(), blobs);
+        let turn = pool.turns.lock().await;
+        let (ended, mut ends) = tokio::sync::mpsc::channel(3);
+        for n in 1..=3 {
+            let (asker, ended) = (pool.clone(), ended.clone());
+            tokio::spawn(async move {
+                let absent = asker.lease(&ContentHash::from_bytes([n; 32])).await;
+                assert!(matches!(absent, Err(LoadError::NoBlob(_))));
+                ended.send(n).await
+            });
+            let all_wait = |loading: &[(ContentHash, Loading)]| {
+                loading.len() == usize::from(n)
+                    && loading.iter().all(|(_, one)| one.stage == Stage::Waiting)
+            };
+            until("it waits", async || all_wait(&pool.loading()).then_some(())).await;
+        }
+        assert!(ends.try_recv().is_err(), "somebody loads already");
+        drop(turn);
+        for n in 1..=3 {
+            assert_eq!(ends.recv().await, Some(n));
+        }
+        assert!(pool.loading().is_empty(), "a load that failed is over");
+    }
+
+    #[test]
+    fn the_owners_own_limit_is_named() {
+        let limited = Misfit {
+            over_limit: true,
+            ..MISFIT
+        };
+        let told = in_words(&SETTING, limited, &[]);
+        assert!(told.contains("lending.memory") && !told.contains("unload"));
+    }
+}
