@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use substrate_sandbox::wire::{
-    Failure, Finished, FromWorker, INITIAL_GRANT, Input, Load, Prepare, ToWorker,
+    Failure, Finished, FromWorker, INITIAL_GRANT, Input, KvType, Load, Prepare, ToWorker,
 };
 use support::{Client, greedy, job, user};
 
@@ -249,6 +249,8 @@ fn a_worker_for_vectors_measures_itself_and_says_what_it_has_not() {
         cells: 0,
         threads: 2,
         batch_threads: 2,
+        kv: KvType::F16,
+        flash_attention: true,
     }));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 2, .. }));
     let FromWorker::Loaded(facts) = client.next() else {
