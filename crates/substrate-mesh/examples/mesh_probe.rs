@@ -51,6 +51,9 @@ fn config() -> MeshConfig {
             "--seed" => config.seed = [value().parse().expect("a number"); 32],
             "--network" => config.network = testing::network(value().parse().expect("a number")),
             "--rules" => config.rules_hash = Some([value().parse().expect("a number"); 32]),
+            "--session" => {
+                config.session = SessionNonce::from_bytes([value().parse().expect("a number"); 16]);
+            }
             "--joiner" => config.rules_hash = None,
             "--allow-join" => config.allow_join = true,
             "--listen" => config.listen.push(value()),

@@ -2,7 +2,12 @@
 
 mod net;
 
+use std::time::Duration;
+
 use net::{Probe, QUIC, TCP, node, rest};
+
+/// Far less than a dead connection stays, far more than a stream on loopback takes.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 async fn three_nodes(transport: &str) {
     let mut a = Probe::start(1, &["--listen", transport, "--kad"]);
@@ -215,4 +220,28 @@ async fn a_new_session_reaches_every_peer() {
     let changed = format!("changed {} {}", node(1), "09".repeat(16));
     b.expect(&changed).await;
     c.expect(&changed).await;
+}
+
+/// A process that is killed says no goodbye over QUIC: its connection is there until pings have failed for long.
+#[tokio::test]
+async fn a_peer_that_was_killed_and_came_back_is_reached_at_once() {
+    let mut a = Probe::start(1, &["--listen", QUIC]);
+    let address = a.address().await;
+    let mut first = Probe::start(2, &["--peer", &address]);
+    a.expect(&format!("up {}", node(2))).await;
+    let echo = format!("echo {} 50", node(2));
+    assert!(a.ask(&echo, "echo").await.starts_with("echoed 50"));
+    first.kill().await;
+    let _second = first.restart(&["--session", "2"]);
+    a.expect(&format!("changed {}", node(2))).await;
+    assert!(a.drain().await.starts_with("peers 1"));
+    assert!(!a.has_seen(&format!("down {}", node(2))));
+    a.send(&echo).await;
+    let answer = a.expect_within("echo", AT_ONCE).await;
+    assert!(
+        answer
+            .as_ref()
+            .is_some_and(|answer| answer.starts_with("echoed 50")),
+        "{answer:?}"
+    );
 }

@@ -155,7 +155,7 @@ pub struct RunRequest {
     #[prost(enumeration = "Thinking", tag = "16")]
     pub thinking: i32,
     /// What to answer.
-    #[prost(oneof = "run_request::Prompt", tags = "2, 3, 16")]
+    #[prost(oneof = "run_request::Prompt", tags = "2, 3, 17")]
     pub prompt: ::core::option::Option<run_request::Prompt>,
     /// Where it may run.
     #[prost(oneof = "run_request::Placement", tags = "12, 13")]
@@ -174,7 +174,7 @@ pub mod run_request {
         #[prost(message, tag = "3")]
         Text(super::RawText),
         /// Texts to be turned into vectors, one row each. Tools, schema, stop and biases have no meaning then.
-        #[prost(message, tag = "16")]
+        #[prost(message, tag = "17")]
         Texts(super::Texts),
     }
     /// Where it may run.

@@ -45,7 +45,7 @@ impl Task {
                 node,
                 address,
                 direction,
-                greeted: false,
+                session: None,
                 heard: Instant::now(),
             },
         );
@@ -134,6 +134,10 @@ impl Task {
                 self.outbox.push(MeshEvent::PeerChanged(view));
             }
             Greeted::Same => {}
+        }
+        for outlived in self.peers.outlived_by(id) {
+            tracing::debug!(node = %node.short(), "an earlier start's connection is dead");
+            self.give_up(peer, outlived);
         }
         if self.peers.up_count() > KEPT {
             self.swarm.behaviour_mut().link.keep(peer, id, false);
@@ -306,10 +310,14 @@ impl Task {
     pub(super) fn drop_dead(&mut self) {
         for (peer, id) in self.peers.dead(Instant::now()) {
             tracing::debug!(%peer, "connection is dead");
-            self.swarm.behaviour_mut().link.forget(peer, id);
-            self.swarm.close_connection(id);
-            self.on_disconnected(peer, id);
+            self.give_up(peer, id);
         }
+    }
+
+    fn give_up(&mut self, peer: PeerId, id: ConnectionId) {
+        self.swarm.behaviour_mut().link.forget(peer, id);
+        self.swarm.close_connection(id);
+        self.on_disconnected(peer, id);
     }
 
     pub(super) fn on_mdns(&mut self, event: mdns::Event) {

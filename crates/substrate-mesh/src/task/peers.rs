@@ -8,7 +8,7 @@ use std::time::Duration;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use substrate_record::NodeId;
+use substrate_record::{NodeId, SessionNonce};
 use tokio::time::Instant;
 
 use crate::event::{Direction, PeerView};
@@ -51,7 +51,8 @@ pub(super) struct Connection {
     pub(super) node: NodeId,
     pub(super) address: Multiaddr,
     pub(super) direction: Direction,
-    pub(super) greeted: bool,
+    /// The session of its hello, once it has said one.
+    pub(super) session: Option<SessionNonce>,
     /// When the last ping came back, or the connection was made.
     pub(super) heard: Instant,
 }
@@ -110,7 +111,7 @@ impl Peers {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Greeted::Same;
         };
-        connection.greeted = true;
+        connection.session = Some(hello.session);
         let (node, direction) = (connection.node, connection.direction);
         let peer_id = connection.peer;
         let connected_at = self.addresses_of(peer_id);
@@ -155,7 +156,7 @@ impl Peers {
         let linked = self
             .connections
             .values()
-            .any(|other| other.node == gone.node && other.greeted);
+            .any(|other| other.node == gone.node && other.session.is_some());
         if linked {
             if let Some(peer) = self.up.get_mut(&gone.node) {
                 peer.connected_at = connected_at;
@@ -189,6 +190,21 @@ impl Peers {
     pub(super) fn lost_at(&self, peer: &PeerId) -> Option<Vec<Multiaddr>> {
         let loss = self.losses.iter().find(|loss| loss.peer == *peer)?;
         (loss.at.elapsed() <= REMAKE_WITHIN).then(|| loss.addresses.clone())
+    }
+
+    /// Other connections of the same peer that an earlier start of it made: its process has ended, and what is sent there
+    /// is answered by nobody. (QUIC says nothing when a process is killed.)
+    pub(super) fn outlived_by(&self, id: ConnectionId) -> Vec<ConnectionId> {
+        let Some(newest) = self.connections.get(&id) else {
+            return Vec::new();
+        };
+        let outlived = self.connections.iter().filter(|(other, connection)| {
+            **other != id
+                && connection.peer == newest.peer
+                && connection.session.is_some()
+                && connection.session != newest.session
+        });
+        outlived.map(|(id, _)| *id).collect()
     }
 
     /// Connections that have been silent for too long.
@@ -310,9 +326,31 @@ mod tests {
             node: crate::identity::node_of(&peer).unwrap(),
             address: address.parse().unwrap(),
             direction,
-            greeted: true,
+            session: Some(SessionNonce::from_bytes([1; 16])),
             heard: Instant::now(),
         }
+    }
+
+    #[tokio::test]
+    async fn a_hello_of_a_new_start_ends_the_connections_of_the_last() {
+        let id = ConnectionId::new_unchecked;
+        let first = connection("/ip4/10.0.0.2/udp/11536/quic-v1", Direction::Outbound);
+        let of_first = |session: Option<u8>| Connection {
+            peer: first.peer,
+            node: first.node,
+            address: first.address.clone(),
+            direction: first.direction,
+            session: session.map(|n| SessionNonce::from_bytes([n; 16])),
+            heard: first.heard,
+        };
+        let mut peers = Peers::default();
+        for (n, session) in [(1, Some(1)), (2, Some(2)), (3, Some(2)), (4, None)] {
+            peers.connections.insert(id(n), of_first(session));
+        }
+        let stranger = connection("/ip4/10.0.0.3/tcp/11536", Direction::Inbound);
+        peers.connections.insert(id(5), stranger);
+        assert_eq!(peers.outlived_by(id(2)), [id(1)]);
+        assert!(peers.outlived_by(id(9)).is_empty());
     }
 
     fn lost(address: &str, direction: Direction) -> Vec<String> {

@@ -182,7 +182,13 @@ impl Run {
     /// Settles thinking from the model's template, where this machine has it. A model that is not there is told by the job.
     async fn settled(&self, client: &mut Client) -> anyhow::Result<Settled> {
         let model = self.model.clone();
-        let shown = client.show(v1::ShowRequest { model }).await.ok();
+        let shown = client
+            .show(v1::ShowRequest {
+                model,
+                context: None,
+            })
+            .await
+            .ok();
         let model = shown.and_then(|shown| shown.into_inner().model);
         let template = model.and_then(|model| model.template);
         let settled = thoughts::settle(template.as_deref(), self.think, false);

@@ -283,8 +283,13 @@ async fn vectors_are_cut_to_what_was_asked_and_a_wish_without_texts_loads() {
         "#]],
     )
     .await;
-    check("/api/embed", r#"{"model":"tiny:1"}"#, expect![[r#"
+    check(
+        "/api/embed",
+        r#"{"model":"tiny:1"}"#,
+        expect![[r#"
         200
         {"model":"tiny:1","embeddings":[]}
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
