@@ -21,8 +21,7 @@ impl Ps {
             .into_inner()
             .workers;
         if session.json {
-            return Ok(session
-                .json(&json!({ "models": workers.iter().map(as_json).collect::<Vec<_>>() }))?);
+            return Ok(session.json(&both(&workers))?);
         }
         let now = words::now_ms();
         let mut table = Table::new(["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]);
@@ -50,6 +49,14 @@ fn until(busy: u32, expires_ms: Option<u64>, now: u64) -> String {
         Some(at) if at <= now => "Stopping...".to_owned(),
         Some(at) => words::moment(at, now),
     }
+}
+
+/// Those that answer, and apart from them those that do not yet: a script counts what is loaded.
+fn both(workers: &[v1::Worker]) -> Value {
+    let (coming, ready): (Vec<&v1::Worker>, Vec<&v1::Worker>) =
+        workers.iter().partition(|worker| worker.loading.is_some());
+    let all = |list: Vec<&v1::Worker>| list.into_iter().map(as_json).collect::<Vec<_>>();
+    json!({ "models": all(ready), "loading": all(coming) })
 }
 
 fn as_json(worker: &v1::Worker) -> Value {

@@ -172,7 +172,7 @@ fn a_full_house_waits_for_the_answer_and_then_changes_models() -> Result<()> {
         asked = Some(std::thread::spawn(move || {
             complete(api, OTHER, "a", 1, "mine").map(|done| done.node)
         }));
-        node.wait_for("the wait to be told", SOON, |node| waits_for_room(node))
+        node.wait_for("the wait to be told", SOON, waits_for_room)
     })?;
     assert!(!whole.times.is_empty());
     assert_eq!(
@@ -188,9 +188,8 @@ fn a_full_house_waits_for_the_answer_and_then_changes_models() -> Result<()> {
 
 /// Whether every list says that the other model waits while the first answers.
 fn waits_for_room(node: &Node) -> Result<bool> {
-    let coming = workers(node)?
-        .into_iter()
-        .any(|worker| worker["name"] == OTHER && worker["loading"] == "waiting for room");
+    let told = &node.json(&["ps"])?["loading"][0];
+    let coming = told["name"] == OTHER && told["loading"] == "waiting for room";
     let ps = ureq::get(&format!("http://{}/api/ps", node.api))
         .call()?
         .into_body()
@@ -235,10 +234,8 @@ fn workers(node: &Node) -> Result<Vec<Value>> {
 /// Models that are loaded.
 fn names(node: &Node) -> Result<Vec<String>> {
     let ready = workers(node)?;
-    let ready = ready.iter().filter(|worker| worker["loading"].is_null());
-    Ok(ready
-        .filter_map(|worker| worker["name"].as_str().map(str::to_owned))
-        .collect())
+    let name = |worker: &Value| worker["name"].as_str().map(str::to_owned);
+    Ok(ready.iter().filter_map(name).collect())
 }
 
 /// The most that the only worker has had resident.
