@@ -15,12 +15,15 @@ use substrate_sandbox::wire::{
     Failure, Finished, INITIAL_GRANT, Input, ModelFacts, Prepare, input,
 };
 
+use zeroize::Zeroizing;
+
 use crate::engine::{LoadOptions, context_of, facts_of, rate};
 use crate::ffi::{Context, EngineError, Interrupt, MAX_BATCH, Model, Pooling, Row, Size};
 use crate::header::Header;
 use crate::prompt::{Ids, wipe};
 use crate::refusal::Refusal;
 use crate::sequence::Finish;
+use crate::wordpiece::normalised;
 
 /// Most tokens of one text: it is read in one piece, and attention over it takes memory by the square.
 const LONGEST_TEXT: u32 = 2048;
@@ -107,6 +110,8 @@ pub struct Embedder {
     batch: u32,
     /// What the model wants after a text that is cut.
     ends: Vec<u32>,
+    /// Whether its vocabulary is one of WordPieces.
+    wordpiece: bool,
     running: VecDeque<Request>,
 }
 
@@ -146,6 +151,7 @@ impl Embedder {
         context.set_threads(options.batch_threads, options.batch_threads);
         let mut embedder = Embedder {
             ends: ends_of(&model)?,
+            wordpiece: model.wants_plain_text(),
             facts: facts_of(&model, header, batch),
             context,
             batch,
@@ -206,7 +212,10 @@ impl Embedder {
 
     /// The ids of a text. One that is too long is refused, or cut before what the model wants at its end.
     fn tokenize(&self, text: &str, truncate: bool) -> Result<Ids, Refusal> {
-        let mut ids = self.model().tokenize(text.as_bytes(), true, false)?;
+        let normalised = self.wordpiece.then(|| Zeroizing::new(normalised(text)));
+        let text = normalised.as_ref().map_or(text, |text| text.as_str());
+        // Names of special tokens count: who wrote the text gets its vector, and nobody else.
+        let mut ids = self.model().tokenize(text.as_bytes(), true, true)?;
         if ids.is_empty() {
             return Err(Refusal::new(Failure::BadInput, "a text is empty"));
         }

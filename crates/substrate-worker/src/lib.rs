@@ -34,3 +34,4 @@ pub mod sequence;
 pub mod serve;
 mod strftime;
 pub mod template;
+pub mod wordpiece;

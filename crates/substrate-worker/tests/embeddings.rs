@@ -95,6 +95,7 @@ fn vectors_are_those_of_sentence_transformers() {
     assert_eq!((rows.len(), finished.n_out, finished.finish), (500, 500, 1));
     assert_eq!((finished.prefilled, finished.reused), (n_in, 0));
     let mut worst = (1.0, 0);
+    let mut apart = Vec::new();
     for (at, (row, golden)) in rows.iter().zip(golden.chunks(LENGTH)).enumerate() {
         let length: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
         assert!((length - 1.0).abs() < 1e-5, "text {at} has length {length}");
@@ -102,12 +103,15 @@ fn vectors_are_those_of_sentence_transformers() {
         if same < worst.0 {
             worst = (same, at);
         }
-        assert!(same >= SAME, "text {at} ({:?}): {same}", list[at]);
+        if same < SAME {
+            apart.push(format!("{at} {same:.6} {:?}", list[at]));
+        }
     }
     println!(
         "500 texts: the least cosine is {:.7}, of text {}",
         worst.0, worst.1
     );
+    assert!(apart.is_empty(), "{} texts: {apart:#?}", apart.len());
 }
 
 #[test]

@@ -326,7 +326,6 @@ fn a_quantised_cache_answers_and_rounds_otherwise() {
         (finished.min_gap, String::from_utf8(text).expect("UTF-8"))
     };
     let plain = answer(KvType::F16, true);
-    assert!(plain.1.contains("Paris"), "{}", plain.1);
     for (kv, flash_attention) in [
         (KvType::Q8_0, true),
         (KvType::Q4_0, true),

@@ -93,6 +93,10 @@ impl Seen {
     fn take(&mut self, trio: &mut Trio, prompt: String, unbroken: Answer) -> Result<()> {
         let broken = broken(trio, &prompt)?;
         let limit = gap_limit(&unbroken, KILL_AFTER)?;
+        println!(
+            "a gap of {:?} of {limit:?}: {prompt:.60}",
+            broken.longest_gap()
+        );
         self.gaps.push((broken.longest_gap(), limit));
         match judge(&unbroken, &broken)? {
             Seam::Equal => self.equal += 1,

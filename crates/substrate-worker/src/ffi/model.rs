@@ -15,6 +15,26 @@ use super::{
     token_to_piece, tokenize,
 };
 
+/// Whether llama.cpp leaves accents out of a text for a WordPiece vocabulary.
+const STRIP_ACCENTS: &str = "tokenizer.ggml.normalizer.strip_accents";
+
+/// Header values that loading goes by instead of the file's: llama.cpp takes vowels that have room of their own for
+/// accents (Devanagari's, for one), and does not take Hangul apart. `crate::wordpiece` does both as BERT's own tokenizer.
+fn without_stripping() -> [sys::llama_model_kv_override; 2] {
+    let named = |name: &str| {
+        let mut key = [0; 128];
+        for (at, byte) in key.iter_mut().zip(name.bytes()) {
+            *at = byte as std::ffi::c_char;
+        }
+        sys::llama_model_kv_override {
+            tag: sys::LLAMA_KV_OVERRIDE_TYPE_BOOL,
+            key,
+            __bindgen_anon_1: sys::llama_model_kv_override__bindgen_ty_1 { val_bool: false },
+        }
+    };
+    [named(STRIP_ACCENTS), named("")]
+}
+
 /// How the vectors of a text's tokens become the text's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {
@@ -74,11 +94,14 @@ impl Model {
             kept.clear();
         }
         LOADING.store(true, Ordering::Relaxed);
+        let overrides = without_stripping();
         let raw = guarded("loading", || {
-            // SAFETY: `path` is NUL-terminated and outlives the call; params are llama.cpp's own defaults.
+            // SAFETY: `path` is NUL-terminated and outlives the call, as the overrides do, whose last has no key; all else
+            // of the params is llama.cpp's own defaults.
             unsafe {
                 let mut params = sys::llama_model_default_params();
                 params.n_gpu_layers = 0;
+                params.kv_overrides = overrides.as_ptr();
                 model_load(path.as_ptr(), params)
             }
         });
@@ -168,6 +191,14 @@ impl Model {
         let named = of_arch("pooling_type").and_then(|number| Pooling::of(&number));
         let sees_ahead = of_arch("attention.causal").is_some_and(|causal| causal == "false");
         named.or(sees_ahead.then(Pooling::default))
+    }
+
+    /// Whether texts are to be made plain (`crate::wordpiece`) before they are tokenized: for a WordPiece vocabulary that
+    /// was trained without accents.
+    pub fn wants_plain_text(&self) -> bool {
+        let says = |key: &str| self.meta(key).map(|value| value == "true");
+        let stripped = says(STRIP_ACCENTS).or_else(|| says("tokenizer.ggml.normalizer.lowercase"));
+        self.meta("tokenizer.ggml.model").as_deref() == Some("bert") && stripped.unwrap_or(true)
     }
 
     /// Components of a vector.

@@ -17,6 +17,7 @@ fn no_arguments_are_help_on_stdout() {
 
         Commands:
           run          Ask a model, once or in a conversation
+          embed        Turn texts into vectors
           serve        Run the daemon [alias: start]
           pull         Fetch a model from where it is published
           import       Bring a model file under a name
