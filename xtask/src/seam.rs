@@ -1,8 +1,9 @@
 //! Seams: whether an answer that moved to another node is the answer that was never broken.
 //!
 //! PROTOCOL.md 3: two greedy texts may part only at a near-tie, because prefill and decode round differently. The judge
-//! is each answer's own two best tokens, which the stream tells: a repeated or a missing word at the seam is a token
-//! that the unbroken answer did not consider there.
+//! is each answer's own best tokens, which the stream tells: a repeated or a missing word at the seam is a token that the
+//! unbroken answer did not consider there. Where three or more lie within a near-tie of the best, any of them may be the
+//! other's.
 //!
 //! Invariant: the limit is the worker's measured constant, read from its source, so that there is one.
 
@@ -18,11 +19,11 @@ const MEASURED: &str = include_str!("../../crates/substrate-worker/src/near_tie.
 pub enum Seam {
     /// Token for token the same.
     Equal,
-    /// They part where the two best were close.
+    /// They part where what both went on with was close.
     NearTie {
         /// Tokens they share.
         after: usize,
-        /// Between the two best there, in logits.
+        /// Between the best and the other's choice there, in logits.
         gap: f64,
     },
     /// They part where they must not.
@@ -62,25 +63,24 @@ pub fn judge(unbroken: &Answer, broken: &Answer) -> Result<Seam> {
         Some(gap) if gap <= limit => Seam::NearTie { after, gap },
         Some(gap) => Seam::Apart {
             after,
-            why: format!("the two best are {gap:.4} apart there, a near-tie has at most {limit}"),
+            why: format!("they chose {gap:.4} apart there, a near-tie has at most {limit}"),
         },
         None => Seam::Apart {
             after,
-            why: format!("{left:?} and {right:?} are not each other's second best"),
+            why: format!("{left:?} and {right:?} are not among each other's best"),
         },
     })
 }
 
-/// How far apart the best two of `chosen` are, if the second of them is what the other answer went on with. An answer
+/// How far below the best of `chosen` lies what the other answer went on with, if it is among the best there. An answer
 /// that ended there chose the end, whose token has no text.
 fn near(chosen: Option<&Token>, other: Option<&Token>) -> Option<f64> {
-    let [best, second] = &chosen?.best[..] else {
-        return None;
-    };
+    let (best, rest) = chosen?.best.split_first()?;
     let other = other.map_or(&[][..], |token| &token.bytes);
-    let is_end = second.0.is_empty() || second.0.starts_with(b"<|");
-    let is_other = second.0 == other || (other.is_empty() && is_end);
-    (best.0 == chosen?.bytes && is_other).then_some(best.1 - second.1)
+    let is_end = |bytes: &[u8]| bytes.is_empty() || bytes.starts_with(b"<|");
+    let is_other = |bytes: &[u8]| bytes == other || (other.is_empty() && is_end(bytes));
+    let found = rest.iter().find(|(bytes, _)| is_other(bytes))?;
+    (best.0 == chosen?.bytes).then_some(best.1 - found.1)
 }
 
 /// The largest gap that still is a near-tie, in logits: twice what the worker's build measured.
@@ -132,6 +132,13 @@ mod tests {
         );
         let wide = [("x", "a", 2.9)];
         assert!(matches!(judged(&wide), Seam::Apart { after: 0, .. }));
+        let third = answer(&[("a", "x", 3.0), ("z", "c", 0.25)]);
+        let mut three = unbroken.clone();
+        three.tokens[1].best.push((b"z".to_vec(), -0.9));
+        assert!(matches!(
+            judge(&three, &third).unwrap(),
+            Seam::NearTie { after: 1, .. }
+        ));
         // A word that is repeated at the seam is nobody's second best.
         let repeated = [("a", "x", 3.0), ("a", "q", 0.1), ("b", "c", 0.25)];
         assert!(matches!(judged(&repeated), Seam::Apart { after: 1, .. }));

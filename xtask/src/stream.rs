@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+/// Best tokens told of each place: as many as were ever seen within a near-tie of the best, and some.
+const BEST: u32 = 5;
+
 /// One greedy request.
 #[derive(Debug, Clone)]
 pub struct Chat {
@@ -192,7 +195,7 @@ impl Chat {
         }
         if self.two_best {
             body["logprobs"] = json!(true);
-            body["top_logprobs"] = json!(2);
+            body["top_logprobs"] = json!(BEST);
         }
         body
     }
