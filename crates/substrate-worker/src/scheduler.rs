@@ -340,7 +340,7 @@ impl Scheduler {
         let mut shares: Vec<(usize, usize)> = answering.map(|(index, _)| (index, 1)).collect();
         let left: Vec<usize> = reading
             .iter()
-            .map(|&index| self.running[index].sequence.pending())
+            .map(|&index| self.running[index].sequence.readable())
             .collect();
         let pieces = plan::shares(shares.len(), &left);
         shares.extend(

@@ -21,6 +21,10 @@ use crate::sampler::{Choice, Sampler, gap_to_wire};
 /// Tokens read between two reports of progress.
 const REPORT_EVERY: usize = 512;
 
+/// Most tokens of an answer that are read again in one step. From 64 rows on, llama.cpp's attention on the CPU takes
+/// another path, which rounds otherwise than the one that made them (docs/decisions/0012).
+const READ_LIKE_WRITTEN: usize = 63;
+
 /// How an answer ended; the codes of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -164,6 +168,15 @@ impl Sequence {
     /// Tokens of prompt and answer that are not in the cache yet; at least one until it ends.
     pub fn pending(&self) -> usize {
         self.len() - self.fed
+    }
+
+    /// How many of the pending tokens may share one step: the prompt's, apart from what was written after it, so that
+    /// an answer read again is rounded as it was when it was made.
+    pub fn readable(&self) -> usize {
+        match self.prompt.len().saturating_sub(self.fed) {
+            0 => self.pending().min(READ_LIKE_WRITTEN),
+            left => left,
+        }
     }
 
     /// Tokens of prompt and answer in the cache.
