@@ -94,7 +94,7 @@ const PROOFS: [Proof; 14] = [
 ];
 
 /// Interleaved pairs of the hop's figures: enough for a spread below the goals on a machine that does other things.
-const HOP_PAIRS: usize = 40;
+const HOP_PAIRS: usize = 120;
 
 /// Which figures.
 #[derive(Args)]
