@@ -5,6 +5,10 @@
 //!
 //! Absent by design: loading a maker's driver beyond the library it ships for questions (NVML).
 
+mod watch;
+
+pub use watch::GpuWatch;
+
 use std::path::{Path, PathBuf};
 
 use substrate_record::{Gpu, Hardware};

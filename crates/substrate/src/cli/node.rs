@@ -8,7 +8,7 @@ use substrate_api::v1;
 use substrate_record::NodeId;
 
 use crate::{
-    config::{self, ByteSize, Hours, JobType, LendingChange, When},
+    config::{self, ByteSize, Hours, IdleSpan, JobType, LendingChange, When},
     hardware,
     keys::DeviceKey,
     models::names::ModelName,
@@ -69,6 +69,14 @@ struct Lend {
     /// Only within these hours of local time, such as 22:00-07:00; `all` lifts the limit
     #[arg(long, value_name = "FROM-TO")]
     hours: Option<Limit<Hours>>,
+
+    /// Not before you have left the machine alone for so long, such as 3m
+    #[arg(long, value_name = "SPAN")]
+    idle_after: Option<IdleSpan>,
+
+    /// Not while this program runs; may be repeated; `none` forgets them
+    #[arg(long = "pause-for", value_name = "PROGRAM")]
+    pause_for: Vec<String>,
 }
 
 /// A limit, or that there is none.
@@ -224,7 +232,8 @@ impl Lend {
                 warn_of_unknown(session, &config.lending).await?;
             }
         }
-        show_lending(session, &config.lending)
+        let withheld = withheld(session).await?;
+        show_lending(session, &config.lending, withheld)
     }
 
     /// What was asked to change, if anything was.
@@ -247,13 +256,20 @@ impl Lend {
                 .then(|| self.models.iter().filter_map(Limit::value).collect()),
             job_types: (!self.jobs.is_empty()).then(|| self.jobs.iter().filter_map(job).collect()),
             hours: self.hours.as_ref().map(Limit::value),
+            idle_after: self.idle_after,
+            pause_for: (!self.pause_for.is_empty()).then(|| {
+                let named = self.pause_for.iter().filter(|name| *name != "none");
+                named.cloned().collect()
+            }),
         };
         let nothing = change.when.is_none()
             && change.cores.is_none()
             && change.memory.is_none()
             && change.models.is_none()
             && change.job_types.is_none()
-            && change.hours.is_none();
+            && change.hours.is_none()
+            && change.idle_after.is_none()
+            && change.pause_for.is_none();
         (!nothing).then_some(change)
     }
 }
@@ -275,7 +291,20 @@ async fn warn_of_unknown(session: &Session, lending: &config::Lending) -> anyhow
     Ok(())
 }
 
-fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<()> {
+/// Why the daemon that runs lends nothing at this moment all the same.
+async fn withheld(session: &Session) -> anyhow::Result<Option<String>> {
+    let Some(mut client) = connect::running(&session.prepared_home()?).await? else {
+        return Ok(None);
+    };
+    let status = client.status(v1::StatusRequest {}).await.map_err(refused)?;
+    Ok(status.into_inner().withheld)
+}
+
+fn show_lending(
+    session: &Session,
+    lending: &config::Lending,
+    withheld: Option<String>,
+) -> anyhow::Result<()> {
     let when = match lending.when {
         When::Off => "off",
         When::Idle => "idle",
@@ -290,6 +319,10 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             "models": lending.models,
             "jobs": jobs,
             "hours": lending.hours.map(|hours| hours.to_string()),
+            "idle_after_ms": u64::try_from(lending.idle_after.0.as_millis()).unwrap_or(u64::MAX),
+            "pause_for": lending.pause_for,
+            "busy_file": lending.busy_file,
+            "withheld": withheld,
             "requesters": { "allow": nodes(&lending.requesters.allow), "deny": nodes(&lending.requesters.deny) },
         }))?);
     }
@@ -301,6 +334,9 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
         }
     };
     session.line(format_args!("lending  {when}"))?;
+    if let Some(why) = withheld {
+        session.line(format_args!("not now  {why}"))?;
+    }
     session.line(format_args!(
         "cores    {}",
         lending
@@ -323,6 +359,16 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             .map(|hours| hours.to_string())
             .unwrap_or_default())
     ))?;
+    if lending.idle_after != IdleSpan::default() {
+        let span = lending.idle_after;
+        session.line(format_args!("after    {span} without you"))?;
+    }
+    for program in &lending.pause_for {
+        session.line(format_args!("pauses   for {program}"))?;
+    }
+    if let Some(file) = &lending.busy_file {
+        session.line(format_args!("pauses   while {} exists", file.display()))?;
+    }
     for node in nodes(&lending.requesters.allow) {
         session.line(format_args!("only     {node}"))?;
     }

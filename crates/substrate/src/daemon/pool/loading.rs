@@ -341,6 +341,7 @@ impl Drop for UnderWay<'_> {
 mod tests {
     use super::*;
     use crate::blobs::Blobs;
+    use crate::daemon::pool::Whose;
     use crate::daemon::testing::{no_worker, until};
     use substrate_sandbox::wire::KvType;
 
@@ -383,7 +384,7 @@ mod tests {
         for n in 1..=3 {
             let (asker, ended) = (pool.clone(), ended.clone());
             tokio::spawn(async move {
-                let absent = asker.lease(&ContentHash::from_bytes([n; 32])).await;
+                let absent = asker.lease(&ContentHash::from_bytes([n; 32]), Whose::Owners).await;
                 assert!(matches!(absent, Err(LoadError::NoBlob(_))));
                 ended.send(n).await
             });
