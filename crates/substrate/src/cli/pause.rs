@@ -6,11 +6,7 @@ use clap::Args;
 use serde_json::json;
 use substrate_api::v1;
 
-use crate::{
-    config::When,
-    home::Home,
-    pause,
-};
+use crate::{config::When, home::Home, pause};
 
 use super::{
     connect, plain,

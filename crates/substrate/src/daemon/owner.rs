@@ -42,7 +42,12 @@ impl fmt::Display for Sign {
             Self::Gpu(name) => write!(f, "another program computes on {name}"),
             Self::Cores(thousandths) => {
                 let tenths = thousandths / 100;
-                write!(f, "other programs keep {}.{} cores busy", tenths / 10, tenths % 10)
+                write!(
+                    f,
+                    "other programs keep {}.{} cores busy",
+                    tenths / 10,
+                    tenths % 10
+                )
             }
             Self::Terminal => f.write_str("somebody types at a terminal"),
             Self::Unknown => f.write_str("the machine was not watched for long enough"),
@@ -195,7 +200,10 @@ mod tests {
         let mut owner = Owner::new(Timestamp(0));
         let why = |owner: &Owner, ms| owner.why(When::Idle, Timestamp(ms), IDLE_AFTER);
         let told = why(&owner, 1_000).unwrap();
-        assert!(told.ends_with("not watched for long enough; 9 s to go"), "{told}");
+        assert!(
+            told.ends_with("not watched for long enough; 9 s to go"),
+            "{told}"
+        );
         let cores = |thousandths| Seen {
             active: Some(Sign::Cores(thousandths)),
             ..Seen::default()

@@ -78,7 +78,9 @@ impl Senses {
             .or_else(|| gpu.clone().filter(|_| wanted.gpus_are_lent));
         let active = wanted.activity.then(|| {
             let cores = self.cores(wanted.cores, &wanted.workers);
-            cores.or(gpu).or_else(|| typed(Path::new("/dev"), unix_ms()))
+            cores
+                .or(gpu)
+                .or_else(|| typed(Path::new("/dev"), unix_ms()))
         });
         Seen {
             taken,
@@ -160,7 +162,9 @@ fn typed(dev: &Path, now_ms: u64) -> Option<Sign> {
     });
     let windows = terminals(&dev.join("pts"), |name| name.parse::<u32>().is_ok());
     let recent = |meta: &fs::Metadata| {
-        let read_ms = u64::try_from(meta.atime()).unwrap_or(0).saturating_mul(1000);
+        let read_ms = u64::try_from(meta.atime())
+            .unwrap_or(0)
+            .saturating_mul(1000);
         Duration::from_millis(now_ms.saturating_sub(read_ms)) < TYPED_WITHIN
     };
     consoles
@@ -223,7 +227,14 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_cores_is_much_and_so_is_half_of_the_only_one() {
-        let much = [(499, 1), (500, 1), (499, 2), (500, 2), (1_999, 8), (2_000, 8)];
+        let much = [
+            (499, 1),
+            (500, 1),
+            (499, 2),
+            (500, 2),
+            (1_999, 8),
+            (2_000, 8),
+        ];
         let much = much.map(|(used, cores)| is_much(used, cores));
         assert_eq!(much, [false, true, false, true, false, true]);
     }
@@ -241,7 +252,11 @@ mod tests {
         for name in ["pts/0", "tty1"] {
             fs::remove_file(dev.path().join(name)).unwrap();
         }
-        assert_eq!(typed(dev.path(), unix_ms()), None, "no terminal of a person's");
+        assert_eq!(
+            typed(dev.path(), unix_ms()),
+            None,
+            "no terminal of a person's"
+        );
         assert_eq!(typed(Path::new("/nowhere"), unix_ms()), None);
     }
 }
