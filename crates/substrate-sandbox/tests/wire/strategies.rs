@@ -2,15 +2,15 @@
 
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
-    Failure, Finished, FromWorker, KvType, Load, ModelFacts, Prepare, Sampler, Shape, ToWorker,
+    Failure, Finished, FromWorker, KvType, Load, ModelFacts, OnGpu, Prepare, Sampler, Shape, ToWorker,
     TokenLogprob,
 };
 
 pub fn to_worker() -> impl Strategy<Value = ToWorker> {
     let seq = any::<u64>();
     prop_oneof![
-        (any::<[u32; 5]>(), kv(), any::<bool>()).prop_map(
-            |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention)| {
+        (any::<[u32; 5]>(), kv(), any::<bool>(), of(any::<[u32; 2]>())).prop_map(
+            |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention, gpu)| {
                 ToWorker::Load(Load {
                     n_ctx,
                     slots,
@@ -19,6 +19,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
                     batch_threads,
                     kv,
                     flash_attention,
+                    gpu: gpu.map(|[device, layers]| OnGpu { device, layers }),
                 })
             }
         ),

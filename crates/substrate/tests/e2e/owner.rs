@@ -23,8 +23,12 @@ const REFUSES_WITHIN: Duration = Duration::from_secs(1);
 const FREE_WITHIN: Duration = Duration::from_secs(3);
 /// How long the owner of these machines must be away.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// How long before that the owner may have been seen last.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 /// From then on: one look, and one round of housekeeping.
 const LENDS_WITHIN: Duration = Duration::from_secs(2);
+/// A node that was refused asks again after 30 s.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// How long a job waits that no node may take.
 const PATIENCE: &str = "2s";
 /// Between two looks at a process or a daemon.
@@ -183,10 +187,10 @@ fn give_back(trio: &Trio, node: &Node) -> Result<Duration> {
     let within = IDLE_AFTER + LENDS_WITHIN;
     node.wait_for("lending", within, |node| Ok(withheld(node)?.is_null()))?;
     let lent = left.elapsed();
-    assert!(lent >= IDLE_AFTER, "it lends again after {lent:?} already");
+    assert!(lent + LAST_LOOK >= IDLE_AFTER, "it lends again after {lent:?} already");
     trio.wait_until_seen()?;
     let key = id(node)?;
-    trio.a.wait_for("an answer from it", within * 5, |a| {
+    trio.a.wait_for("an answer from it", ASKED_AGAIN, |a| {
         Ok(a.command().args(directed(&key)).output()?.status.success())
     })?;
     Ok(lent)

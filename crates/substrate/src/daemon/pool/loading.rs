@@ -79,6 +79,7 @@ impl Pool {
             batch_threads: threads,
             kv: setting.kv,
             flash_attention: setting.flash_attention,
+            gpu: None,
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load)).await?;
