@@ -9,7 +9,7 @@ use substrate_record::NodeId;
 
 use crate::{
     config::{self, ByteSize, Hours, IdleSpan, JobType, LendingChange, When},
-    hardware,
+    daemon, hardware,
     keys::DeviceKey,
     models::names::ModelName,
 };
@@ -132,7 +132,7 @@ impl Node {
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self.command {
             Command::Id => id(session),
-            Command::Hardware => show_hardware(session),
+            Command::Hardware => show_hardware(session).await,
             Command::Bench { model } => bench(session, model).await,
             Command::Lend(lend) => lend.run(session).await,
         }
@@ -152,9 +152,10 @@ fn id(session: &Session) -> anyhow::Result<()> {
     Ok(session.line(key.node())?)
 }
 
-fn show_hardware(session: &Session) -> anyhow::Result<()> {
+async fn show_hardware(session: &Session) -> anyhow::Result<()> {
     let home = session.prepared_home()?;
     let hardware = hardware::detect(&home.blobs());
+    let engine = engine_gpus().await;
     if session.json {
         let gpus = hardware
             .gpus
@@ -165,6 +166,13 @@ fn show_hardware(session: &Session) -> anyhow::Result<()> {
             "cores": hardware.cores,
             "memory": hardware.memory,
             "gpus": gpus.collect::<Vec<_>>(),
+            "engine_gpus": engine.iter().map(|gpu| json!({
+                "name": gpu.name,
+                "description": gpu.description,
+                "integrated": gpu.integrated,
+                "memory": gpu.total,
+                "free": gpu.free,
+            })).collect::<Vec<_>>(),
             "storage": hardware.storage,
             "bandwidth": hardware.bandwidth,
         }))?);
@@ -179,11 +187,34 @@ fn show_hardware(session: &Session) -> anyhow::Result<()> {
             words::size(gpu.memory)
         ))?;
     }
+    for gpu in &engine {
+        let kind = if gpu.integrated { ", integrated" } else { "" };
+        session.line(format_args!(
+            "engine   {}: {}{kind}, {} of {} free",
+            gpu.name,
+            gpu.description,
+            words::size(gpu.free),
+            words::size(gpu.total)
+        ))?;
+    }
     session.line(format_args!(
         "storage  {} free",
         words::size(hardware.storage)
     ))?;
     Ok(())
+}
+
+/// What the installed engine could compute on beside the processor.
+async fn engine_gpus() -> Vec<hardware::EngineGpu> {
+    let Ok(worker) = daemon::worker_path() else {
+        return Vec::new();
+    };
+    hardware::engine_gpus(&worker)
+        .await
+        .unwrap_or_else(|error| {
+            note(format_args!("{error}"));
+            Vec::new()
+        })
 }
 
 async fn bench(session: &Session, model: String) -> anyhow::Result<()> {

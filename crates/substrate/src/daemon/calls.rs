@@ -256,8 +256,10 @@ impl Life {
         self.context.keys.replace(super::http_keys(&config));
         self.context.pool.use_cores(config.lending.cores);
         let now = self.context.now();
-        self.settings.replace(config, circle.into_iter().collect(), now);
-        self.settings.set_pause(Pause::read(&self.context.desk.home));
+        self.settings
+            .replace(config, circle.into_iter().collect(), now);
+        self.settings
+            .set_pause(Pause::read(&self.context.desk.home));
         self.refuse_unlent();
         self.tell_circle();
         let lending = self.settings.lending();

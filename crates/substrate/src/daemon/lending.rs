@@ -7,6 +7,7 @@ use substrate_node::Event;
 
 use super::context::blocking;
 use super::life::{Life, Note};
+use super::owner::Seen;
 use super::owner::senses::Wanted;
 use crate::config::When;
 
@@ -17,9 +18,6 @@ impl Life {
         if lending.when == When::Off {
             return;
         }
-        let Some(mut senses) = self.senses.take() else {
-            return;
-        };
         let pool = &self.context.pool;
         let loaded = pool.loaded().into_iter();
         let wanted = Wanted {
@@ -30,6 +28,12 @@ impl Life {
             cores: pool.settings().cores,
             workers: loaded.map(|loaded| loaded.engine.pid()).collect(),
         };
+        if wanted.is_nothing() {
+            return self.on_looked(Seen::default());
+        }
+        let Some(mut senses) = self.senses.take() else {
+            return;
+        };
         let notes = self.notes.clone();
         self.tasks.spawn(async move {
             let looked = blocking(move || {
@@ -38,6 +42,13 @@ impl Life {
             });
             let _ = notes.send(looked.await).await;
         });
+    }
+
+    /// Takes in what was seen.
+    pub(super) fn on_looked(&mut self, seen: Seen) {
+        let now = self.context.now();
+        self.settings.see(now, seen);
+        self.tell_lending();
     }
 
     /// Tells the node what is lent, if that is something else than before.

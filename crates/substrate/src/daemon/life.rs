@@ -307,9 +307,7 @@ impl Life {
             Note::Direct { from, records } => self.on_direct(from, records),
             Note::Looked { senses, seen } => {
                 self.senses = Some(senses);
-                let now = self.context.now();
-                self.settings.see(now, seen);
-                self.tell_lending();
+                self.on_looked(seen);
             }
             Note::Joined(node) => {
                 self.tell_circle();

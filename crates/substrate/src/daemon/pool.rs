@@ -72,10 +72,20 @@ pub struct WorkerSettings {
 impl WorkerSettings {
     /// Whether the engine computes on graphics processors: its class names what it was built for.
     pub fn uses_gpus(&self) -> bool {
-        let backend = self.engine_class.split('/').nth(2);
-        backend.is_some_and(|backend| backend != "cpu")
+        self.backend() != "cpu"
+    }
+
+    fn backend(&self) -> &str {
+        self.engine_class.split('/').nth(2).unwrap_or("cpu")
     }
 }
+
+/// A worker that opens a graphics processor's driver cannot live behind the wall there is, and none runs without one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the worker installed here computes on {0}, and there is no wall for graphics processors yet (docs/gpu.md): install the worker built without"
+)]
+pub struct NoWall(String);
 
 /// A worker that could not be started or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -354,12 +364,16 @@ impl Pool {
         lock(&self.unusable).clear();
     }
 
-    fn spec(&self, model: PathBuf) -> WallSpec {
-        WallSpec {
+    /// The wall of a worker for this model.
+    fn spec(&self, model: PathBuf) -> Result<WallSpec, NoWall> {
+        if self.settings.uses_gpus() {
+            return Err(NoWall(self.settings.backend().to_owned()));
+        }
+        Ok(WallSpec {
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
             ..WallSpec::new(self.settings.binary.clone(), model)
-        }
+        })
     }
 
     /// Whether a live worker holds the model.
@@ -508,8 +522,10 @@ impl WalledInspector {
 
 impl Inspect for WalledInspector {
     fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let worker = Wall::spawn(self.pool.spec(model.to_path_buf()))
+        let spec = (self.pool.spec(model.to_path_buf()))
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
+        let worker =
+            Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;
         match engine::inspect(worker) {
             Ok(facts) => Ok(ModelFacts {
                 arch: facts.arch,

@@ -53,12 +53,7 @@ impl Settings {
     }
 
     /// New settings and circles, read again.
-    pub fn replace(
-        &mut self,
-        config: Config,
-        circle: Vec<NodeId>,
-        now: substrate_node::Timestamp,
-    ) {
+    pub fn replace(&mut self, config: Config, circle: Vec<NodeId>, now: substrate_node::Timestamp) {
         if config.lending.when != self.config.lending.when {
             // What matters now was not looked at before.
             self.owner.begin_again(now);
@@ -221,7 +216,12 @@ mod tests {
         assert!(why.contains("`substrate resume`"), "{why}");
         settings.set_pause(Some(Pause::Until(unix_ms() + 60_000)));
         assert_eq!(settings.lending_changed(), None);
-        assert!(settings.withheld(START).unwrap().starts_with("paused until 20"));
+        assert!(
+            settings
+                .withheld(START)
+                .unwrap()
+                .starts_with("paused until 20")
+        );
         settings.set_pause(Some(Pause::Until(unix_ms())));
         assert!(matches!(settings.lending_changed(), Some(Lending::On(_))));
         assert_eq!(settings.withheld(START), None);

@@ -25,7 +25,11 @@ impl Ticks {
         let (total, busy) = machine_ticks(&stat)?;
         let me = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let mut own = process_ticks(&me).map_or(0, |ticks| ticks.used + ticks.ended);
-        for pid in children().into_iter().chain(workers.iter().copied()).collect::<BTreeSet<u32>>() {
+        for pid in children()
+            .into_iter()
+            .chain(workers.iter().copied())
+            .collect::<BTreeSet<u32>>()
+        {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             own += process_ticks(&stat).map_or(0, |ticks| ticks.used);
         }
@@ -114,7 +118,10 @@ mod tests {
     fn a_child_is_ones_own_while_it_runs_and_when_it_has_ended() {
         let before = Ticks::read(&[]).unwrap();
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; read line"])
+            .args([
+                "-c",
+                "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; read line",
+            ])
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();

@@ -67,16 +67,16 @@ pub async fn engine_gpus(worker: &Path) -> Result<Vec<EngineGpu>, EngineGpusErro
         .map_err(EngineGpusError::Ask)?;
     let mut told = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        let reading = timeout(ANSWERS_WITHIN, stdout.take(MAX_ANSWER).read_to_end(&mut told));
-        let read = reading.await.map_err(|_| EngineGpusError::Silent)?;
-        read.map_err(EngineGpusError::Ask)?;
+        let mut stdout = stdout.take(MAX_ANSWER);
+        let read = timeout(ANSWERS_WITHIN, stdout.read_to_end(&mut told)).await;
+        read.map_err(|_| EngineGpusError::Silent)?
+            .map_err(EngineGpusError::Ask)?;
     }
     parse(&told)
 }
 
 fn parse(told: &[u8]) -> Result<Vec<EngineGpu>, EngineGpusError> {
-    let mut gpus: Vec<EngineGpu> =
-        serde_json::from_slice(told).map_err(EngineGpusError::Answer)?;
+    let mut gpus: Vec<EngineGpu> = serde_json::from_slice(told).map_err(EngineGpusError::Answer)?;
     gpus.truncate(MAX_GPUS);
     for gpu in &mut gpus {
         gpu.name = cut(&gpu.name);

@@ -71,7 +71,9 @@ fn busy_card(drm: &Path) -> Option<String> {
         let percent = read(&card.join("device/gpu_busy_percent"))?;
         (percent.parse::<u32>().ok()? >= IN_USE).then_some(())
     };
-    let card = drm_cards(drm).into_iter().find(|card| busy(card).is_some())?;
+    let card = drm_cards(drm)
+        .into_iter()
+        .find(|card| busy(card).is_some())?;
     Some(card.file_name()?.to_str()?.to_owned())
 }
 

@@ -53,6 +53,14 @@ pub struct Wanted {
     pub workers: Vec<u32>,
 }
 
+impl Wanted {
+    /// There is nothing to be looked at.
+    pub fn is_nothing(&self) -> bool {
+        let nothing_takes = self.busy_file.is_none() && self.programs.is_empty();
+        nothing_takes && !self.gpus_are_lent && !self.activity
+    }
+}
+
 /// What was read before, to tell what changed.
 #[derive(Default)]
 pub struct Senses {

@@ -30,11 +30,7 @@ impl Pool {
         measured
     }
 
-    async fn measure(
-        &self,
-        weights: &ContentHash,
-        whose: Whose,
-    ) -> Result<(u64, u64), LoadError> {
+    async fn measure(&self, weights: &ContentHash, whose: Whose) -> Result<(u64, u64), LoadError> {
         let lease = self.lease(weights, whose).await?;
         let known = lock(&lease.slot.seen).rates;
         // Its owner asks to see it measured now.

@@ -60,7 +60,10 @@ impl Pool {
             let seen = lock(&slot.seen);
             let engine = seen.engine.as_ref().filter(|_| seen.owners == 0);
             if let Some(engine) = engine.filter(|engine| Engine::is_alive(engine)) {
-                tracing::info!(pid = engine.pid(), "worker ended: the owner took the machine back");
+                tracing::info!(
+                    pid = engine.pid(),
+                    "worker ended: the owner took the machine back"
+                );
                 engine.kill();
             }
         }
@@ -122,7 +125,11 @@ mod tests {
         let owners = owners.await.expect("no panic");
         assert!(matches!(owners, Err(LoadError::NoBlob(_))));
         let slot = lock(&pool.models).get(&WEIGHTS).cloned().expect("a slot");
-        assert_eq!(lock(&slot.seen).owners, 0, "nobody has a stake in it any more");
+        assert_eq!(
+            lock(&slot.seen).owners,
+            0,
+            "nobody has a stake in it any more"
+        );
     }
 
     #[tokio::test]
@@ -133,6 +140,9 @@ mod tests {
         assert!(pool.needs_measuring(&WEIGHTS));
         pool.lend_again();
         assert!(pool.rates(&WEIGHTS, Whose::Others).await.is_err());
-        assert!(!pool.needs_measuring(&WEIGHTS), "a model that does not load is not tried for ever");
+        assert!(
+            !pool.needs_measuring(&WEIGHTS),
+            "a model that does not load is not tried for ever"
+        );
     }
 }
