@@ -3,6 +3,7 @@
 //!
 //! Invariant: a stamp stands for a commit and nothing else: with uncommitted changes every proof runs, and leaves none.
 
+mod desktop;
 mod failover;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +18,21 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 14] = [
+const PROOFS: [Proof; 16] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
         failover::prove,
+    ),
+    (
+        "owner",
+        "10 answers whose node its owner takes back in the middle: when it refuses, when its memory is free, the seams",
+        |bin, model| end_to_end(bin, model, "owner::"),
+    ),
+    (
+        "desktop",
+        "an answer beside busy processes: its share of the machine, theirs, and how late a sleeper wakes",
+        desktop::prove,
     ),
     (
         "hop",

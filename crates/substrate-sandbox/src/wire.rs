@@ -14,6 +14,6 @@ mod message;
 pub use codec::{DecodeError, Decoder, EncodeError, ReadError, Wire, decode, encode, read, write};
 pub use input::{Input, InputError, Message, Prompt, Thinking};
 pub use message::{
-    Failure, Finished, FromWorker, INITIAL_GRANT, KvType, Load, ModelFacts, Prepare, Sampler,
-    Shape, ToWorker, TokenLogprob,
+    Failure, Finished, FromWorker, INITIAL_GRANT, KvType, Load, ModelFacts, OnGpu, Prepare,
+    Sampler, Shape, ToWorker, TokenLogprob,
 };

@@ -1,13 +1,13 @@
 //! Decode of whole answers, in-process and unsealed, beside llama.cpp's bare decode of the same ids.
 //!
-//! `cargo run -p substrate-worker --example throughput -- MODEL [THREADS] [ROUNDS] [plain]`
+//! `cargo run -p substrate-worker --example throughput -- MODEL [THREADS] [ROUNDS] [plain|fused] [DEVICE LAYERS]`
 //!
 //! Each round runs an answer and then feeds its ids to `llama_decode` alone; the ratio of the two
 //! is what sampling, text and bookkeeping cost. The rounds are interleaved; the median is printed.
 
 use std::time::Instant;
 
-use substrate_sandbox::wire::{Input, Prepare, Sampler};
+use substrate_sandbox::wire::{Input, OnGpu, Prepare, Sampler};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::percentile;
@@ -22,7 +22,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let model = arguments
         .next()
-        .expect("usage: throughput MODEL [THREADS] [ROUNDS] [plain]");
+        .expect("usage: throughput MODEL [THREADS] [ROUNDS] [plain|fused] [DEVICE LAYERS]");
     let mut number = |default| {
         arguments
             .next()
@@ -30,12 +30,18 @@ fn main() {
     };
     let (threads, rounds): (u32, u32) = (number(2), number(5));
     let flash_attention = arguments.next().is_none_or(|kind| kind != "plain");
+    let mut place = arguments.map(|n| n.parse().expect("a number"));
+    let gpu = place.next().map(|device| OnGpu {
+        device,
+        layers: place.next().unwrap_or(u32::MAX),
+    });
     let options = LoadOptions {
         n_ctx: 2048,
         threads,
         batch_threads: threads,
         pool: threads,
         flash_attention,
+        gpu,
         ..LoadOptions::default()
     };
     let mut engine = Engine::load(&model, &options, Interrupt::default()).expect("the model loads");

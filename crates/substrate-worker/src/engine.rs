@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use substrate_sandbox::wire::{
-    Failure, Finished, Input, KvType, ModelFacts, Prepare, Shape, input,
+    Failure, Finished, Input, KvType, ModelFacts, OnGpu, Prepare, Shape, input,
 };
 
 use crate::conversation::with_tools_in_words;
@@ -29,12 +29,38 @@ use crate::template::{Template, TemplateError};
 /// The revision of the engine that this program carries.
 pub const ENGINE_REVISION: &str = "sys-0.1.161";
 
+/// A backend's name with the processor it needs beside it.
+macro_rules! on_processor {
+    ($backend:literal) => {
+        if cfg!(target_arch = "x86_64") {
+            concat!($backend, "/x86-64-v3")
+        } else {
+            $backend
+        }
+    };
+}
 /// What computes, and the least processor it needs: ggml's default build uses AVX2, FMA and F16C.
-pub const BACKEND: &str = if cfg!(target_arch = "x86_64") {
-    "cpu/x86-64-v3"
+pub const BACKEND: &str = if cfg!(feature = "cuda") {
+    on_processor!("cuda")
+} else if cfg!(feature = "vulkan") {
+    on_processor!("vulkan")
+} else if cfg!(feature = "metal") {
+    on_processor!("metal")
+} else if cfg!(feature = "rocm") {
+    on_processor!("rocm")
 } else {
-    "cpu"
+    on_processor!("cpu")
 };
+
+// A job that asks for one class is answered by no other, and an engine of two backends would be of neither.
+const _: () = assert!(
+    cfg!(feature = "cuda") as u8
+        + cfg!(feature = "vulkan") as u8
+        + cfg!(feature = "metal") as u8
+        + cfg!(feature = "rocm") as u8
+        <= 1,
+    "one of the features cuda, vulkan, metal and rocm at a time: a worker is of one class (docs/gpu.md)"
+);
 
 /// Context of a model that names none: llama.cpp's own default.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -64,6 +90,8 @@ pub struct LoadOptions {
     pub flash_attention: bool,
     /// How the numbers of the cache are kept.
     pub kv: KvType,
+    /// Which layers a graphics processor holds, if any.
+    pub gpu: Option<OnGpu>,
 }
 
 impl Default for LoadOptions {
@@ -79,6 +107,7 @@ impl Default for LoadOptions {
             pool: 1,
             flash_attention: true,
             kv: KvType::F16,
+            gpu: None,
         }
     }
 }
@@ -99,7 +128,7 @@ impl Engine {
         options: &LoadOptions,
         interrupt: Interrupt,
     ) -> Result<Engine, Refusal> {
-        let (header, model) = open(path)?;
+        let (header, model) = open(path, options.gpu)?;
         Engine::over(model, &header, options, interrupt)
     }
 
@@ -351,10 +380,10 @@ impl Engine {
 }
 
 /// Checks the header of the file at `path`, then loads its weights.
-pub fn open(path: &str) -> Result<(header::Header, Arc<Model>), Refusal> {
+pub fn open(path: &str, gpu: Option<OnGpu>) -> Result<(header::Header, Arc<Model>), Refusal> {
     require_processor()?;
     let (header, _) = read_header(path)?;
-    Ok((header, Model::load(path)?))
+    Ok((header, Model::load_on(path, gpu)?))
 }
 
 /// Reads the header of the model at `path` only.

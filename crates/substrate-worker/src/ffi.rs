@@ -8,9 +8,11 @@
 
 pub mod allocator;
 mod context;
+mod devices;
 mod model;
 
 pub use context::{Context, Interrupt, MAX_LANES, Row, Size};
+pub use devices::{Device, devices};
 pub use model::{Model, Pooling};
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -45,6 +47,9 @@ pub enum EngineError {
     /// A token id is not in the vocabulary.
     #[error("token {0} is not in the vocabulary")]
     UnknownToken(u32),
+    /// There is no such graphics processor.
+    #[error("the engine knows no graphics processor {0}")]
+    NoDevice(u32),
     /// The decode was interrupted on request.
     #[error("the decode was interrupted")]
     Aborted,

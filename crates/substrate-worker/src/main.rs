@@ -1,7 +1,7 @@
 //! The program inside the wall: seals itself, then serves one model over descriptor 4.
 //!
 //! Invariant: nothing untrusted is read before the first seal, no prompt before the second.
-//! Absent by design: arguments (but `--version`), configuration, logs. A panic says where, not what.
+//! Absent by design: arguments (but `--version` and `--devices`), configuration, logs. A panic says where, not what.
 
 use std::fs::File;
 use std::process::exit;
@@ -9,6 +9,7 @@ use std::process::exit;
 use substrate_sandbox::seal;
 use substrate_sandbox::wire::{self, Failure, FromWorker};
 use substrate_worker::engine;
+use substrate_worker::ffi;
 use substrate_worker::ffi::allocator::{self, Budgeted};
 use substrate_worker::serve::{Place, last_words, serve};
 
@@ -23,6 +24,10 @@ fn main() {
             "substrate-worker {version} (llama.cpp {build}, {})",
             engine::BACKEND
         );
+        return;
+    }
+    if std::env::args().nth(1).as_deref() == Some("--devices") {
+        println!("{}", devices());
         return;
     }
     std::panic::set_hook(Box::new(|panic| match panic.location() {
@@ -43,6 +48,20 @@ fn main() {
         exit(3)
     });
     exit(live(pipe, pool));
+}
+
+/// What the daemon reckons with, as JSON: the owner's own question, before there is a model or a wall.
+fn devices() -> serde_json::Value {
+    let devices = ffi::devices().into_iter().map(|device| {
+        serde_json::json!({
+            "name": device.name,
+            "description": device.description,
+            "integrated": device.integrated,
+            "total": device.total,
+            "free": device.free,
+        })
+    });
+    devices.collect()
 }
 
 fn live(mut pipe: &'static File, pool: u32) -> i32 {

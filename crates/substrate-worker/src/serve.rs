@@ -103,7 +103,7 @@ enum Loaded {
 impl Loaded {
     /// Loads the model at `path` for what it was made for.
     fn from(path: &str, options: &LoadOptions, interrupt: Interrupt) -> Result<Loaded, Refusal> {
-        let (header, model) = open(path)?;
+        let (header, model) = open(path, options.gpu)?;
         if model.pooling().is_some() {
             let embedder = Embedder::over(model, &header, options, interrupt)?;
             Ok(Loaded::Embeds(Box::new(embedder)))
@@ -154,6 +154,7 @@ where
         batch_threads,
         kv,
         flash_attention,
+        gpu,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -164,6 +165,7 @@ where
         pool: place.pool,
         kv,
         flash_attention,
+        gpu,
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

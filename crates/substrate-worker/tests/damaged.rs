@@ -85,6 +85,7 @@ fn damaged_models_are_refused_in_no_time() {
                 batch_threads: 1,
                 kv: KvType::F16,
                 flash_attention: true,
+                gpu: None,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -128,6 +129,7 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         batch_threads: 1,
         kv: KvType::F16,
         flash_attention: true,
+        gpu: None,
     }));
     let FromWorker::Failed {
         seq: None,

@@ -255,6 +255,7 @@ fn a_worker_for_vectors_measures_itself_and_says_what_it_has_not() {
         batch_threads: 2,
         kv: KvType::F16,
         flash_attention: true,
+        gpu: None,
     }));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 2, .. }));
     let FromWorker::Loaded(facts) = client.next() else {

@@ -26,7 +26,7 @@ mod place;
 mod values;
 
 pub use edit::{ApiSecret, KeyGrant, LendingChange, add_api_key, remove_api_key, set_lending};
-pub use values::{ByteSize, CacheType, Hours, KeepAlive, ScopeName};
+pub use values::{ByteSize, CacheType, Hours, IdleSpan, KeepAlive, ScopeName};
 
 /// Settings are read whole into memory; a larger file is not a settings file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -63,6 +63,14 @@ pub struct Lending {
     pub job_types: Vec<JobType>,
     /// Local time of day; `None` = always.
     pub hours: Option<Hours>,
+    /// How long the owner must have left the machine alone before it is lent again.
+    pub idle_after: IdleSpan,
+    /// Programs that pause lending while they run, by the names `ps -o comm` shows.
+    #[serde(deserialize_with = "values::programs")]
+    pub pause_for: Vec<String>,
+    /// Nothing is lent while this file exists.
+    #[serde(deserialize_with = "values::absolute_path")]
+    pub busy_file: Option<PathBuf>,
     /// Who may ask.
     pub requesters: Requesters,
 }

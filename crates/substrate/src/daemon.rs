@@ -14,7 +14,9 @@ mod drain;
 pub mod engine;
 mod exchange;
 mod joining;
+mod lending;
 pub mod life;
+mod owner;
 mod perform;
 pub mod pool;
 mod publish;
@@ -27,6 +29,7 @@ mod stock;
 #[cfg(test)]
 mod testing;
 mod threads;
+mod ticks;
 mod topup;
 mod unlisted;
 mod views;

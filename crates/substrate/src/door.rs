@@ -500,6 +500,8 @@ pub struct Status {
     pub api: Option<String>,
     /// `off`, `idle` or `always`.
     pub lending: String,
+    /// Why nothing is lent at this moment all the same.
+    pub withheld: Option<String>,
     /// Connected peers.
     pub peers: u32,
     /// Jobs running for others and for us.

@@ -5,6 +5,12 @@
 //!
 //! Absent by design: loading a maker's driver beyond the library it ships for questions (NVML).
 
+mod engine;
+mod watch;
+
+pub use engine::{EngineGpu, EngineGpusError, engine_gpus};
+pub use watch::GpuWatch;
+
 use std::path::{Path, PathBuf};
 
 use substrate_record::{Gpu, Hardware};
@@ -78,41 +84,6 @@ pub fn free_memory() -> u64 {
                 .saturating_sub(limits.rss)
                 .min(available)
         })
-}
-
-/// Free memory of each graphics processor that has its own and tells.
-pub fn free_gpu_memory() -> Vec<u64> {
-    free_gpu_memory_at(&Roots::default())
-}
-
-fn free_gpu_memory_at(roots: &Roots) -> Vec<u64> {
-    let mut free = drm_cards(&roots.sysfs.join("class/drm"))
-        .iter()
-        .filter_map(|card| free_of(card))
-        .collect::<Vec<u64>>();
-    free.extend(nvidia_free());
-    free.truncate(MAX_GPUS);
-    free
-}
-
-/// AMD's driver tells what is used; Intel's does not.
-fn free_of(card: &Path) -> Option<u64> {
-    let number = |name: &str| read(&card.join("device").join(name))?.parse::<u64>().ok();
-    let total = number("mem_info_vram_total")?;
-    Some(total.saturating_sub(number("mem_info_vram_used")?))
-}
-
-fn nvidia_free() -> Vec<u64> {
-    let Ok(nvml) = nvml_wrapper::Nvml::init() else {
-        return Vec::new();
-    };
-    let free = |index| {
-        let device = nvml.device_by_index(index).ok()?;
-        Some(device.memory_info().ok()?.free)
-    };
-    (0..nvml.device_count().unwrap_or(0))
-        .filter_map(free)
-        .collect()
 }
 
 /// Processor, cores and memory. Inside a container, what the container may use.
@@ -241,26 +212,6 @@ mod tests {
     fn what_is_free_is_less_than_there_is() {
         let free = free_memory();
         assert!(free > 0 && free <= detect(Path::new("/")).memory, "{free}");
-    }
-
-    #[test]
-    fn a_card_that_tells_what_is_used_has_the_rest_free() {
-        let root = tempfile::tempdir().unwrap();
-        let used = |bytes| {
-            [
-                ("device/mem_info_vram_total", "1000"),
-                ("device/mem_info_vram_used", bytes),
-            ]
-        };
-        card(root.path(), "card0", &used("300"));
-        card(root.path(), "card1", &used("unknown"));
-        card(root.path(), "card2", &used("2000"));
-        let roots = Roots {
-            sysfs: root.path().to_path_buf(),
-        };
-        let mut free = free_gpu_memory_at(&roots);
-        free.truncate(2); // The machine's own, if it has any that NVML sees, come after.
-        assert_eq!(free, [700, 0]);
     }
 
     #[test]

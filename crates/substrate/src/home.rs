@@ -158,6 +158,11 @@ impl Home {
         self.logs().join("daemon.log")
     }
 
+    /// The pause of lending that was asked for by hand.
+    pub fn pause_file(&self) -> PathBuf {
+        self.state.join("pause")
+    }
+
     /// Held by a command while it starts a daemon.
     pub fn start_lock(&self) -> PathBuf {
         self.data.join("lock")

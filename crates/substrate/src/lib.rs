@@ -22,6 +22,7 @@ pub mod thoughts;
 pub mod config;
 pub mod home;
 pub mod keys;
+pub mod pause;
 
 pub mod blobs;
 pub mod files;

@@ -1134,6 +1134,9 @@ pub struct StatusReply {
     /// What the owner should know.
     #[prost(string, repeated, tag = "14")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why nothing is lent at this moment although `lending` is not `off`.
+    #[prost(string, optional, tag = "15")]
+    pub withheld: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

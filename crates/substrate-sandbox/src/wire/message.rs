@@ -114,6 +114,17 @@ pub struct Load {
     pub kv: KvType,
     /// Whether attention may be fused; a cache that is not [`KvType::F16`] needs it.
     pub flash_attention: bool,
+    /// Which layers a graphics processor holds; `None`: all are in memory.
+    pub gpu: Option<OnGpu>,
+}
+
+/// Layers on a graphics processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnGpu {
+    /// Which, in the engine's own order.
+    pub device: u32,
+    /// How many, from the last; more than the model has, all and its output too.
+    pub layers: u32,
 }
 
 /// How the numbers of the key/value cache are kept.

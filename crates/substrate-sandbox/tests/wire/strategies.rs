@@ -2,26 +2,33 @@
 
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
-    Failure, Finished, FromWorker, KvType, Load, ModelFacts, Prepare, Sampler, Shape, ToWorker,
-    TokenLogprob,
+    Failure, Finished, FromWorker, KvType, Load, ModelFacts, OnGpu, Prepare, Sampler, Shape,
+    ToWorker, TokenLogprob,
 };
 
 pub fn to_worker() -> impl Strategy<Value = ToWorker> {
     let seq = any::<u64>();
     prop_oneof![
-        (any::<[u32; 5]>(), kv(), any::<bool>()).prop_map(
-            |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention)| {
-                ToWorker::Load(Load {
-                    n_ctx,
-                    slots,
-                    cells,
-                    threads,
-                    batch_threads,
-                    kv,
-                    flash_attention,
-                })
-            }
-        ),
+        (
+            any::<[u32; 5]>(),
+            kv(),
+            any::<bool>(),
+            of(any::<[u32; 2]>())
+        )
+            .prop_map(
+                |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention, gpu)| {
+                    ToWorker::Load(Load {
+                        n_ctx,
+                        slots,
+                        cells,
+                        threads,
+                        batch_threads,
+                        kv,
+                        flash_attention,
+                        gpu: gpu.map(|[device, layers]| OnGpu { device, layers }),
+                    })
+                }
+            ),
         Just(ToWorker::Inspect),
         prepare().prop_map(ToWorker::Prepare),
         seq.prop_map(|seq| ToWorker::Begin { seq }),

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use llama_cpp_sys_2 as sys;
+use substrate_sandbox::wire::OnGpu;
 
 use super::{
-    EngineError, LOAD_ERROR, LOADING, guarded, model_load, quant_name, start_backend,
+    EngineError, LOAD_ERROR, LOADING, devices, guarded, model_load, quant_name, start_backend,
     token_to_piece, tokenize,
 };
 
@@ -85,9 +86,18 @@ unsafe impl Send for Model {}
 unsafe impl Sync for Model {}
 
 impl Model {
-    /// Loads the model at `path`.
+    /// Loads the model at `path` into memory.
     pub fn load(path: &str) -> Result<Arc<Model>, EngineError> {
+        Model::load_on(path, None)
+    }
+
+    /// Loads the model at `path`, layers of it onto a graphics processor.
+    pub fn load_on(path: &str, gpu: Option<OnGpu>) -> Result<Arc<Model>, EngineError> {
         start_backend();
+        let layers = gpu.map_or(0, |gpu| i32::try_from(gpu.layers).unwrap_or(i32::MAX));
+        // No device but the one asked for; for none of them, llama.cpp's list is empty.
+        let device = gpu.map(|gpu| devices::handle(gpu.device)).transpose()?;
+        let mut devices = [device.unwrap_or(std::ptr::null_mut()), std::ptr::null_mut()];
         let refused = |why: &str| EngineError::Model(why.to_owned());
         let path = CString::new(path).map_err(|_| refused("the path holds a NUL byte"))?;
         if let Ok(mut kept) = LOAD_ERROR.lock() {
@@ -96,11 +106,13 @@ impl Model {
         LOADING.store(true, Ordering::Relaxed);
         let overrides = without_stripping();
         let raw = guarded("loading", || {
-            // SAFETY: `path` is NUL-terminated and outlives the call, as the overrides do, whose last has no key; all else
-            // of the params is llama.cpp's own defaults.
+            // SAFETY: `path` is NUL-terminated and outlives the call, as do the overrides, whose last has no key, and the
+            // devices, whose last is null; all else of the params is llama.cpp's own defaults.
             unsafe {
                 let mut params = sys::llama_model_default_params();
-                params.n_gpu_layers = 0;
+                params.n_gpu_layers = layers;
+                params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
+                params.devices = devices.as_mut_ptr();
                 params.kv_overrides = overrides.as_ptr();
                 model_load(path.as_ptr(), params)
             }

@@ -128,6 +128,7 @@ pub fn half(n_ctx: u32) -> Load {
         batch_threads: 1,
         kv: KvType::F16,
         flash_attention: true,
+        gpu: None,
     }
 }
 

@@ -24,6 +24,7 @@ mod list;
 mod man;
 mod network;
 mod node;
+mod pause;
 mod peers;
 mod ps;
 mod pull;
@@ -125,6 +126,10 @@ enum Command {
     Key(key::Key),
     /// This machine: its key, its parts, its speed, what it lends
     Node(node::Node),
+    /// Keep this machine to yourself for a while: others' jobs move on, memory is freed
+    Pause(pause::Pause),
+    /// End a pause
+    Resume(pause::Resume),
     /// Say what is wrong here and how to mend it
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -243,6 +248,8 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Network(command) => command.run(session).await,
         Command::Circle(command) => command.run(session).await,
         Command::Node(command) => command.run(session).await,
+        Command::Pause(command) => command.run(session).await,
+        Command::Resume(command) => command.run(session).await,
         Command::Doctor(command) => command.run(session).await,
         Command::Completions(command) => command.run(session),
         Command::Man(command) => command.run(session),

@@ -8,8 +8,8 @@ use substrate_api::v1;
 use substrate_record::NodeId;
 
 use crate::{
-    config::{self, ByteSize, Hours, JobType, LendingChange, When},
-    hardware,
+    config::{self, ByteSize, Hours, IdleSpan, JobType, LendingChange, When},
+    daemon, hardware,
     keys::DeviceKey,
     models::names::ModelName,
 };
@@ -69,6 +69,14 @@ struct Lend {
     /// Only within these hours of local time, such as 22:00-07:00; `all` lifts the limit
     #[arg(long, value_name = "FROM-TO")]
     hours: Option<Limit<Hours>>,
+
+    /// Not before you have left the machine alone for so long, such as 3m
+    #[arg(long, value_name = "SPAN")]
+    idle_after: Option<IdleSpan>,
+
+    /// Not while this program runs; may be repeated; `none` forgets them
+    #[arg(long = "pause-for", value_name = "PROGRAM")]
+    pause_for: Vec<String>,
 }
 
 /// A limit, or that there is none.
@@ -124,7 +132,7 @@ impl Node {
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self.command {
             Command::Id => id(session),
-            Command::Hardware => show_hardware(session),
+            Command::Hardware => show_hardware(session).await,
             Command::Bench { model } => bench(session, model).await,
             Command::Lend(lend) => lend.run(session).await,
         }
@@ -144,9 +152,10 @@ fn id(session: &Session) -> anyhow::Result<()> {
     Ok(session.line(key.node())?)
 }
 
-fn show_hardware(session: &Session) -> anyhow::Result<()> {
+async fn show_hardware(session: &Session) -> anyhow::Result<()> {
     let home = session.prepared_home()?;
     let hardware = hardware::detect(&home.blobs());
+    let engine = engine_gpus().await;
     if session.json {
         let gpus = hardware
             .gpus
@@ -157,6 +166,13 @@ fn show_hardware(session: &Session) -> anyhow::Result<()> {
             "cores": hardware.cores,
             "memory": hardware.memory,
             "gpus": gpus.collect::<Vec<_>>(),
+            "engine_gpus": engine.iter().map(|gpu| json!({
+                "name": gpu.name,
+                "description": gpu.description,
+                "integrated": gpu.integrated,
+                "memory": gpu.total,
+                "free": gpu.free,
+            })).collect::<Vec<_>>(),
             "storage": hardware.storage,
             "bandwidth": hardware.bandwidth,
         }))?);
@@ -171,11 +187,34 @@ fn show_hardware(session: &Session) -> anyhow::Result<()> {
             words::size(gpu.memory)
         ))?;
     }
+    for gpu in &engine {
+        let kind = if gpu.integrated { ", integrated" } else { "" };
+        session.line(format_args!(
+            "engine   {}: {}{kind}, {} of {} free",
+            gpu.name,
+            gpu.description,
+            words::size(gpu.free),
+            words::size(gpu.total)
+        ))?;
+    }
     session.line(format_args!(
         "storage  {} free",
         words::size(hardware.storage)
     ))?;
     Ok(())
+}
+
+/// What the installed engine could compute on beside the processor.
+async fn engine_gpus() -> Vec<hardware::EngineGpu> {
+    let Ok(worker) = daemon::worker_path() else {
+        return Vec::new();
+    };
+    hardware::engine_gpus(&worker)
+        .await
+        .unwrap_or_else(|error| {
+            note(format_args!("{error}"));
+            Vec::new()
+        })
 }
 
 async fn bench(session: &Session, model: String) -> anyhow::Result<()> {
@@ -224,7 +263,8 @@ impl Lend {
                 warn_of_unknown(session, &config.lending).await?;
             }
         }
-        show_lending(session, &config.lending)
+        let withheld = withheld(session).await?;
+        show_lending(session, &config.lending, withheld)
     }
 
     /// What was asked to change, if anything was.
@@ -247,13 +287,20 @@ impl Lend {
                 .then(|| self.models.iter().filter_map(Limit::value).collect()),
             job_types: (!self.jobs.is_empty()).then(|| self.jobs.iter().filter_map(job).collect()),
             hours: self.hours.as_ref().map(Limit::value),
+            idle_after: self.idle_after,
+            pause_for: (!self.pause_for.is_empty()).then(|| {
+                let named = self.pause_for.iter().filter(|name| *name != "none");
+                named.cloned().collect()
+            }),
         };
         let nothing = change.when.is_none()
             && change.cores.is_none()
             && change.memory.is_none()
             && change.models.is_none()
             && change.job_types.is_none()
-            && change.hours.is_none();
+            && change.hours.is_none()
+            && change.idle_after.is_none()
+            && change.pause_for.is_none();
         (!nothing).then_some(change)
     }
 }
@@ -275,7 +322,20 @@ async fn warn_of_unknown(session: &Session, lending: &config::Lending) -> anyhow
     Ok(())
 }
 
-fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<()> {
+/// Why the daemon that runs lends nothing at this moment all the same.
+async fn withheld(session: &Session) -> anyhow::Result<Option<String>> {
+    let Some(mut client) = connect::running(&session.prepared_home()?).await? else {
+        return Ok(None);
+    };
+    let status = client.status(v1::StatusRequest {}).await.map_err(refused)?;
+    Ok(status.into_inner().withheld)
+}
+
+fn show_lending(
+    session: &Session,
+    lending: &config::Lending,
+    withheld: Option<String>,
+) -> anyhow::Result<()> {
     let when = match lending.when {
         When::Off => "off",
         When::Idle => "idle",
@@ -290,6 +350,10 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             "models": lending.models,
             "jobs": jobs,
             "hours": lending.hours.map(|hours| hours.to_string()),
+            "idle_after_ms": u64::try_from(lending.idle_after.0.as_millis()).unwrap_or(u64::MAX),
+            "pause_for": lending.pause_for,
+            "busy_file": lending.busy_file,
+            "withheld": withheld,
             "requesters": { "allow": nodes(&lending.requesters.allow), "deny": nodes(&lending.requesters.deny) },
         }))?);
     }
@@ -301,6 +365,9 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
         }
     };
     session.line(format_args!("lending  {when}"))?;
+    if let Some(why) = withheld {
+        session.line(format_args!("not now  {why}"))?;
+    }
     session.line(format_args!(
         "cores    {}",
         lending
@@ -323,6 +390,16 @@ fn show_lending(session: &Session, lending: &config::Lending) -> anyhow::Result<
             .map(|hours| hours.to_string())
             .unwrap_or_default())
     ))?;
+    if lending.idle_after != IdleSpan::default() {
+        let span = lending.idle_after;
+        session.line(format_args!("after    {span} without you"))?;
+    }
+    for program in &lending.pause_for {
+        session.line(format_args!("pauses   for {program}"))?;
+    }
+    if let Some(file) = &lending.busy_file {
+        session.line(format_args!("pauses   while {} exists", file.display()))?;
+    }
     for node in nodes(&lending.requesters.allow) {
         session.line(format_args!("only     {node}"))?;
     }

@@ -34,6 +34,7 @@ fn as_json(status: &v1::StatusReply) -> serde_json::Value {
         "listen": status.listen,
         "api": status.api,
         "lending": status.lending,
+        "withheld": status.withheld,
         "peers": status.peers,
         "jobs": { "running": status.running, "waiting": status.waiting },
         "wall": words::wall(status.wall),
@@ -64,7 +65,13 @@ fn page(status: &v1::StatusReply) -> String {
         [] => line("listen", "not reachable by other nodes".to_owned()),
         addrs => addrs.iter().for_each(|addr| line("listen", addr.clone())),
     }
-    line("lending", status.lending.clone());
+    line(
+        "lending",
+        status.withheld.as_ref().map_or_else(
+            || status.lending.clone(),
+            |why| format!("{}, not now: {why}", status.lending),
+        ),
+    );
     line("wall", words::wall(status.wall).to_owned());
     line("peers", format!("{} connected", status.peers));
     line(

@@ -9,7 +9,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
-use super::{ByteSize, Config, ConfigError, Hours, JobType, ScopeName, When, read};
+use super::{ByteSize, Config, ConfigError, Hours, IdleSpan, JobType, ScopeName, When, read};
 use crate::files::write_atomically;
 use crate::home::Home;
 
@@ -34,6 +34,10 @@ pub struct LendingChange {
     pub job_types: Option<Vec<JobType>>,
     /// Hours; `Some(None)` = all day.
     pub hours: Option<Option<Hours>>,
+    /// How long the owner must be away.
+    pub idle_after: Option<IdleSpan>,
+    /// Programs that pause it; empty = none.
+    pub pause_for: Option<Vec<String>>,
 }
 
 /// Applies a change to the settings file and returns what holds now.
@@ -64,6 +68,12 @@ pub fn set_lending(home: &Home, change: &LendingChange) -> Result<Config, Config
         }
         if let Some(hours) = change.hours {
             set_or_clear(lending, "hours", hours.map(|hours| hours.to_string()));
+        }
+        if let Some(span) = change.idle_after {
+            set(lending, "idle_after", span.to_string());
+        }
+        if let Some(programs) = &change.pause_for {
+            set(lending, "pause_for", programs.iter().collect::<Array>());
         }
     })
 }

@@ -46,7 +46,7 @@ fn every_error_names_key_and_line() {
     check(
         "[lending]\nwatts = 3\n",
         expect![
-            "config.toml:2:1: lending.watts: unknown field `watts`, expected one of `when`, `cores`, `memory`, `models`, `job_types`, `hours`, `requesters`"
+            "config.toml:2:1: lending.watts: unknown field `watts`, expected one of `when`, `cores`, `memory`, `models`, `job_types`, `hours`, `idle_after`, `pause_for`, `busy_file`, `requesters`"
         ],
     );
     check(
@@ -93,6 +93,40 @@ fn every_error_names_key_and_line() {
             r#"config.toml:2:9: lending.hours: '25:00-26:00' is not a span such as "22:00-07:00""#
         ]],
     );
+}
+
+#[test]
+fn when_the_owner_is_there_is_told_by_spans_programs_and_a_file() {
+    let read = |text: &str| Config::parse(&format!("[lending]\n{text}\n"), Path::new("c"));
+    let config = read("idle_after='90s'\npause_for=['blender']\nbusy_file='/run/busy'").unwrap();
+    assert_eq!(config.lending.idle_after.to_string(), "1m 30s");
+    assert_eq!(config.lending.pause_for, ["blender"]);
+    assert_eq!(
+        config.lending.busy_file.as_deref(),
+        Some(Path::new("/run/busy"))
+    );
+    assert_eq!(
+        read("").unwrap().lending.idle_after.0,
+        std::time::Duration::from_secs(180)
+    );
+    assert_eq!(
+        read("idle_after = 60").unwrap().lending.idle_after,
+        "1m".parse().unwrap()
+    );
+    for wrong in [
+        "idle_after = 0",
+        "idle_after = -1",
+        "idle_after = '2 days'",
+        "idle_after = 'soon'",
+        "pause_for = ['']",
+        "pause_for = ['/usr/bin/blender']",
+        "busy_file = 'busy'",
+    ] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.starts_with("c:2:"), "{error}");
+    }
+    let many = format!("pause_for = {:?}", vec!["a"; 65]);
+    assert!(read(&many).is_err());
 }
 
 #[test]

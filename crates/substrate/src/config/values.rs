@@ -3,6 +3,7 @@
 //! Absent by design: defaults that depend on the machine.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -165,6 +166,97 @@ impl<'de> Deserialize<'de> for KeepAlive {
             Written::Text(text) => Self::parse(&text).map_err(D::Error::custom),
         }
     }
+}
+
+/// How long an owner must be away, written `"3m"` or as a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleSpan(pub Duration);
+
+/// The shortest: lending that came and went with every breath would serve nobody.
+const SHORTEST_IDLE: Duration = Duration::from_secs(1);
+
+/// The longest: who wants more than a day wants `off`.
+const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for IdleSpan {
+    /// Three minutes, as BOINC's.
+    fn default() -> Self {
+        Self(Duration::from_secs(180))
+    }
+}
+
+impl FromStr for IdleSpan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span = match text.trim().parse() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => humantime::parse_duration(text.trim()).ok(),
+        };
+        let span = span.filter(|span| (SHORTEST_IDLE..=LONGEST_IDLE).contains(span));
+        span.map(Self).ok_or_else(|| {
+            format!("'{text}' is not a span from one second to a day, such as \"3m\"")
+        })
+    }
+}
+
+impl fmt::Display for IdleSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for IdleSpan {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = match Written::deserialize(from)? {
+            Written::Number(seconds) => seconds.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The most programs that may pause lending: each is looked for among all that run.
+const MAX_PROGRAMS: usize = 64;
+
+/// The longest name a program has for the kernel is 15 bytes; a file's own name may have 255.
+const MAX_PROGRAM: usize = 255;
+
+/// Programs that pause lending.
+pub(super) fn programs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    if names.len() > MAX_PROGRAMS {
+        return Err(D::Error::custom(format!(
+            "{} programs are more than the {MAX_PROGRAMS} that may be named",
+            names.len()
+        )));
+    }
+    let is_name = |name: &&String| {
+        !name.is_empty()
+            && name.len() <= MAX_PROGRAM
+            && !name.contains('/')
+            && !name.chars().any(char::is_control)
+    };
+    match names.iter().find(|name| !is_name(name)) {
+        Some(wrong) => Err(D::Error::custom(format!(
+            "'{wrong}' is not a program's name such as \"blender\": no folder, and not empty"
+        ))),
+        None => Ok(names),
+    }
+}
+
+/// A path that means the same wherever the daemon was started.
+pub(super) fn absolute_path<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.is_absolute() {
+        return Ok(Some(path));
+    }
+    Err(D::Error::custom(format!(
+        "{} is not an absolute path",
+        path.display()
+    )))
 }
 
 /// How the numbers of a model's cache are kept, as Ollama's `OLLAMA_KV_CACHE_TYPE`.

@@ -18,6 +18,7 @@ use crate::door::{
     QueueNews,
 };
 use crate::invite::{self, Invite};
+use crate::pause::Pause;
 
 /// Bytes per token, low: admission and routing must not underestimate a prompt of an odd script.
 const BYTES_PER_TOKEN: usize = 3;
@@ -218,6 +219,7 @@ impl Life {
             listen: Vec::new(),
             api: self.context.api.first().map(ToString::to_string),
             lending: self.settings.lending_word().to_owned(),
+            withheld: self.settings.withheld(self.context.now()),
             peers: views::count(self.peers.len()),
             running: views::count(running),
             waiting: views::count(waiting),
@@ -253,11 +255,16 @@ impl Life {
             .map_err(|error| error.to_string())?;
         self.context.keys.replace(super::http_keys(&config));
         self.context.pool.use_cores(config.lending.cores);
-        self.settings.replace(config, circle.into_iter().collect());
+        let now = self.context.now();
+        self.settings
+            .replace(config, circle.into_iter().collect(), now);
+        self.settings
+            .set_pause(Pause::read(&self.context.desk.home));
         self.refuse_unlent();
         self.tell_circle();
         let lending = self.settings.lending();
         self.handle(Event::LendingChanged(lending));
+        self.mind_owner();
         Ok(())
     }
 
@@ -339,7 +346,8 @@ impl Life {
             }
         };
         let config = self.settings.config().clone();
-        self.settings.replace(config, circle.clone());
+        let now = self.context.now();
+        self.settings.replace(config, circle.clone(), now);
         self.publisher.set_circle(circle.clone());
         self.keep_entries_of(&circle);
         self.handle(Event::CircleChanged(circle));

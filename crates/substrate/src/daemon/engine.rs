@@ -5,7 +5,7 @@
 //! Absent by design: prompt text. Inputs pass through as bytes that are parsed only inside the wall.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -82,6 +82,8 @@ struct Shared {
     routes: Routes,
     next: AtomicU64,
     gone: watch::Receiver<Option<String>>,
+    /// Its end was ordered here.
+    killed: AtomicBool,
     _process: Arc<Process>,
 }
 
@@ -133,6 +135,7 @@ impl Engine {
             routes,
             next: AtomicU64::new(1),
             gone,
+            killed: AtomicBool::new(false),
             _process: process,
         };
         Self {
@@ -152,7 +155,13 @@ impl Engine {
 
     /// Whether the process still answers.
     pub fn is_alive(&self) -> bool {
-        self.shared.gone.borrow().is_none()
+        !self.shared.killed.load(Ordering::Acquire) && self.shared.gone.borrow().is_none()
+    }
+
+    /// Ends the process now, whatever it does. Its sequences fail.
+    pub fn kill(&self) {
+        self.shared.killed.store(true, Ordering::Release);
+        self.shared._process.kill();
     }
 
     /// Completes when the process is gone, with how it ended.

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::context::Context;
 use super::joining::Joins;
+use super::owner::Seen;
+use super::owner::senses::Senses;
 use super::publish::Publisher;
 use super::session::answer::Answer;
 use super::session::{ProviderOrder, REPORT_DEPTH, Report, RequesterOrder};
@@ -28,6 +30,10 @@ use crate::door::{Call, Client, JobEvent, Joined, Overflow};
 
 /// How often housekeeping looks at workers, settings and the clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the owner uses the machine: with a reading of half a second behind it, a sign of use
+/// ends lending within a second (DESIGN 10).
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Gossiped capabilities whose verdict is open: more than the node's view holds, far less than a flood.
 pub const MAX_OPEN_GOSSIP: usize = 512;
@@ -117,6 +123,10 @@ pub struct Life {
     pub(super) lost: BTreeSet<RecordId>,
     /// Whether some model's rates are being measured.
     pub(super) measuring: bool,
+    /// What looks after the owner; away while it does.
+    pub(super) senses: Option<Box<Senses>>,
+    /// The owner keeps the machine to itself, and the pool was told.
+    pub(super) withheld: bool,
     /// What tasks of the loop's own report back.
     pub(super) notes: mpsc::Sender<Note>,
 }
@@ -131,6 +141,13 @@ pub enum Note {
         from: NodeId,
         /// What.
         records: Vec<substrate_record::AnyRecord>,
+    },
+    /// It was looked whether the owner uses the machine.
+    Looked {
+        /// For the next look.
+        senses: Box<Senses>,
+        /// What was seen.
+        seen: Seen,
     },
     /// Somebody redeemed an invite and is listed now.
     Joined(NodeId),
@@ -170,6 +187,8 @@ impl Life {
         self.begin();
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -179,6 +198,7 @@ impl Life {
                 Some(note) = inboxes.notes.recv() => self.on_note(note),
                 Some(call) = inboxes.calls.recv() => self.on_call(call).await,
                 () = due(self.wake) => self.handle(Event::Tick),
+                _ = looks.tick() => self.look(),
                 _ = housekeeping.tick() => self.keep_house().await,
             }
         }
@@ -195,6 +215,7 @@ impl Life {
         self.tell_circle();
         let lending = self.settings.lending();
         self.handle(Event::LendingChanged(lending));
+        self.mind_owner();
         self.measure_next();
     }
 
@@ -284,6 +305,10 @@ impl Life {
                 self.measure_next();
             }
             Note::Direct { from, records } => self.on_direct(from, records),
+            Note::Looked { senses, seen } => {
+                self.senses = Some(senses);
+                self.on_looked(seen);
+            }
             Note::Joined(node) => {
                 self.tell_circle();
                 self.send_entries(node);
@@ -303,9 +328,7 @@ impl Life {
         self.announce_entries();
         self.top_up();
         self.mind_invites();
-        if let Some(lending) = self.settings.lending_changed() {
-            self.handle(Event::LendingChanged(lending));
-        }
+        self.tell_lending();
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::context::draw;
 use super::life::{Life, Requested};
+use super::pool::Whose;
 use super::road::Roads;
 use super::session::io::JobIo;
 use super::session::requester::{self, Offer};
@@ -174,7 +175,7 @@ impl Life {
         };
         let pool = self.context.pool.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = pool.lease(&weights).await {
+            if let Err(error) = pool.lease(&weights, Whose::Others).await {
                 tracing::debug!(%error, "loading ahead failed");
             }
         });

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use substrate_record::{ContentHash, WallTier};
 use substrate_sandbox::launch::{Wall, WallSpec};
 use substrate_sandbox::wire::{self, KvType};
+use tokio::sync::watch;
 
 use super::context::{blocking, unix_ms};
 use super::engine::{self, Engine, WorkError};
@@ -21,14 +22,12 @@ use crate::models::fit::Estimate;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
 
 mod loading;
+mod measuring;
 mod room;
+mod taken;
 
 pub use loading::Fit;
-
-/// Prompt and answer tokens of the benchmark whose rates the Capability publishes.
-/// Small: while a worker measures itself, a first prompt waits.
-const BENCH_PREFILL: u32 = 96;
-const BENCH_DECODE: u32 = 16;
+pub use taken::Whose;
 
 /// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -72,11 +71,21 @@ pub struct WorkerSettings {
 
 impl WorkerSettings {
     /// Whether the engine computes on graphics processors: its class names what it was built for.
-    fn uses_gpus(&self) -> bool {
-        let backend = self.engine_class.split('/').nth(2);
-        backend.is_some_and(|backend| backend != "cpu")
+    pub fn uses_gpus(&self) -> bool {
+        self.backend() != "cpu"
+    }
+
+    fn backend(&self) -> &str {
+        self.engine_class.split('/').nth(2).unwrap_or("cpu")
     }
 }
+
+/// A worker that opens a graphics processor's driver cannot live behind the wall there is, and none runs without one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the worker installed here computes on {0}, and there is no wall for graphics processors yet (docs/gpu.md): install the worker built without"
+)]
+pub struct NoWall(String);
 
 /// A worker that could not be started or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,6 +112,9 @@ pub enum LoadError {
         /// What it needs, what there is, and what to do.
         why: String,
     },
+    /// The machine is its owner's now, and the job is another's.
+    #[error("the owner of this machine took it back")]
+    TakenBack,
     /// The worker's own answer.
     #[error(transparent)]
     Work(#[from] WorkError),
@@ -125,6 +137,8 @@ pub struct Pool {
     /// Weights that were missing or damaged when they were last wanted.
     unusable: Arc<Mutex<BTreeSet<ContentHash>>>,
     free: Arc<Mutex<FreeCores>>,
+    /// The machine is its owner's now: nothing is loaded for others.
+    taken: watch::Sender<bool>,
 }
 
 /// One model's place: the load is behind an async lock so that a second asker waits for it.
@@ -139,6 +153,8 @@ struct Slot {
 struct Seen {
     engine: Option<Engine>,
     busy: u32,
+    /// Jobs of the owner's that use the worker or wait for it.
+    owners: u32,
     last_used: Option<Instant>,
     keep_alive: Option<Option<Duration>>,
     rates: Option<(u64, u64)>,
@@ -210,6 +226,7 @@ pub struct Lease {
     pub engine: Engine,
     slot: Arc<Slot>,
     released: Arc<tokio::sync::Notify>,
+    _stake: taken::Stake,
 }
 
 impl Pool {
@@ -230,6 +247,7 @@ impl Pool {
             released: Arc::default(),
             unusable: Arc::default(),
             free,
+            taken: watch::Sender::new(false),
         }
     }
 
@@ -247,13 +265,27 @@ impl Pool {
     ///
     /// # Errors
     /// Why it could not be loaded; the next call tries again.
-    pub async fn lease(&self, weights: &ContentHash) -> Result<Lease, LoadError> {
+    pub async fn lease(&self, weights: &ContentHash, whose: Whose) -> Result<Lease, LoadError> {
         let slot = lock(&self.models).entry(*weights).or_default().clone();
+        let stake = self.stake(&slot, whose);
+        tokio::select! {
+            biased;
+            () = self.taken_from(whose) => Err(LoadError::TakenBack),
+            lease = self.lease_slot(weights, &slot, stake) => lease,
+        }
+    }
+
+    async fn lease_slot(
+        &self,
+        weights: &ContentHash,
+        slot: &Arc<Slot>,
+        stake: taken::Stake,
+    ) -> Result<Lease, LoadError> {
         let mut held = slot.engine.lock().await;
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(weights, &slot).await?;
+                let engine = self.load(weights, slot).await?;
                 *held = Some(engine.clone());
                 engine
             }
@@ -266,8 +298,9 @@ impl Pool {
         drop(held);
         Ok(Lease {
             engine,
-            slot,
+            slot: slot.clone(),
             released: self.released.clone(),
+            _stake: stake,
         })
     }
 
@@ -331,41 +364,16 @@ impl Pool {
         lock(&self.unusable).clear();
     }
 
-    fn spec(&self, model: PathBuf) -> WallSpec {
-        WallSpec {
+    /// The wall of a worker for this model.
+    fn spec(&self, model: PathBuf) -> Result<WallSpec, NoWall> {
+        if self.settings.uses_gpus() {
+            return Err(NoWall(self.settings.backend().to_owned()));
+        }
+        Ok(WallSpec {
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
             ..WallSpec::new(self.settings.binary.clone(), model)
-        }
-    }
-
-    /// Measured (prefill, decode) in millitokens per second; measures once, or again if told.
-    ///
-    /// # Errors
-    /// As [`Pool::lease`], and the benchmark's own.
-    pub async fn rates(&self, weights: &ContentHash, again: bool) -> Result<(u64, u64), LoadError> {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
-        lock(&slot.seen).tried = true;
-        let lease = self.lease(weights).await?;
-        if let Some(rates) = lock(&lease.slot.seen).rates.filter(|_| !again) {
-            return Ok(rates);
-        }
-        let rates = lease.engine.bench(BENCH_PREFILL, BENCH_DECODE).await?;
-        lock(&lease.slot.seen).rates = Some(rates);
-        Ok(rates)
-    }
-
-    /// Whether nobody has tried to measure the model yet.
-    pub fn needs_measuring(&self, weights: &ContentHash) -> bool {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
-        let tried = lock(&slot.seen).tried;
-        !tried
-    }
-
-    /// The rates last measured in this run, without loading anything.
-    pub fn known_rates(&self, weights: &ContentHash) -> Option<(u64, u64)> {
-        let slot = lock(&self.models).get(weights).cloned()?;
-        lock(&slot.seen).rates
+        })
     }
 
     /// Whether a live worker holds the model.
@@ -514,8 +522,10 @@ impl WalledInspector {
 
 impl Inspect for WalledInspector {
     fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let worker = Wall::spawn(self.pool.spec(model.to_path_buf()))
+        let spec = (self.pool.spec(model.to_path_buf()))
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
+        let worker =
+            Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;
         match engine::inspect(worker) {
             Ok(facts) => Ok(ModelFacts {
                 arch: facts.arch,

@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::context::{Context, draw};
 use super::life::{Ending, Inboxes, Life, report_channel};
-use super::pool::{Pool, WorkerSettings};
+use super::owner::Owner;
+use super::pool::{Pool, Whose, WorkerSettings};
 use super::publish::Publisher;
 use super::settings::Settings;
 use super::shelf::Shelf;
@@ -28,6 +29,7 @@ use crate::door::Call;
 use crate::grpc::desk::{Desk, now_ms};
 use crate::hardware;
 use crate::home::Home;
+use crate::pause::Pause;
 
 /// Answers a model gives at the same time, unless the owner says otherwise.
 ///
@@ -220,8 +222,11 @@ pub(super) async fn life(
         circle.iter().copied().chain([context.me]),
     )?;
     let hardware = hardware::detect(desk.home.blobs().as_path());
-    let cores = hardware.cores;
-    let slots = context.pool.settings().slots;
+    let owner = Owner::new(context.now());
+    let mut settings = Settings::new(config.clone(), circle, context.pool.settings().slots, owner);
+    settings.set_pause(Pause::read(&desk.home));
+    // The workers outlive a network, and so does what they were told.
+    let withheld = context.pool.is_taken_from(Whose::Others);
     let publisher = Publisher::start(context.clone(), hardware)?;
     let (reports, report_inbox) = report_channel();
     let (notes, note_inbox) = mpsc::channel(NOTES);
@@ -229,7 +234,9 @@ pub(super) async fn life(
         node: node(&context, session, &config),
         context,
         shelf,
-        settings: Settings::new(config, circle, cores, slots),
+        settings,
+        senses: Some(Box::default()),
+        withheld,
         jobs: Default::default(),
         requesters: Default::default(),
         providers: Default::default(),

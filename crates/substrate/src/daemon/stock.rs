@@ -10,7 +10,7 @@ use substrate_record::{ContentHash, JobId, RecordId, Scope};
 use tokio::sync::oneshot;
 
 use super::life::{Life, Note, Requested};
-use super::pool::LoadError;
+use super::pool::{LoadError, Whose};
 use super::session::closing;
 use super::views;
 use crate::door::{AskError, FitView, ModelView, Placement, scope_word};
@@ -158,7 +158,7 @@ impl Life {
         };
         let (pool, name) = (self.context.pool.clone(), model.to_owned());
         self.tasks.spawn(async move {
-            let loaded = pool.lease(&weights).await.map(drop);
+            let loaded = pool.lease(&weights, Whose::Owners).await.map(drop);
             reply.send(loaded.map_err(|error| not_loaded(&name, error)))
         });
     }
@@ -192,7 +192,7 @@ impl Life {
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
         let name = model.to_owned();
         self.tasks.spawn(async move {
-            let rates = pool.rates(&weights, true).await;
+            let rates = pool.rates(&weights, Whose::Owners).await;
             let _ = notes.send(Note::Measured).await;
             reply.send(rates.map_err(|error| not_loaded(&name, error)))
         });
@@ -295,7 +295,7 @@ impl Life {
 
     /// Measures the next model without known rates, one at a time and away from the loop.
     pub(super) fn measure_next(&mut self) {
-        if self.measuring {
+        if self.measuring || self.context.pool.is_taken_from(Whose::Others) {
             return;
         }
         let next = self
@@ -308,7 +308,7 @@ impl Life {
         self.measuring = true;
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = pool.rates(&weights, false).await {
+            if let Err(error) = pool.rates(&weights, Whose::Others).await {
                 tracing::warn!(model = %weights, %error, "the model's speed could not be measured");
             }
             let _ = notes.send(Note::Measured).await;

@@ -6,21 +6,10 @@
 //! Invariant: at least one, at most what the owner lends. Going down is at once, going up takes patience.
 //! Absent by design: priorities, affinities, and any guess that is not read from the kernel's own counters.
 
-use std::collections::BTreeMap;
+use super::ticks::Ticks;
 
 /// Looks without others' load before a thread is given back: a compiler pauses between two files.
 const PATIENCE: u32 = 3;
-
-/// Processor time in ticks since the boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Ticks {
-    /// Of all processors, busy or idle.
-    total: u64,
-    /// Of all processors, busy.
-    busy: u64,
-    /// Of this daemon and its workers.
-    own: u64,
-}
 
 /// Watches the machine and says how many threads fit.
 #[derive(Debug)]
@@ -32,7 +21,6 @@ pub struct FreeCores {
     threads: u32,
     /// The owner said how many: nothing is looked at.
     fixed: bool,
-    own_before: BTreeMap<u32, u64>,
 }
 
 impl FreeCores {
@@ -46,7 +34,6 @@ impl FreeCores {
             calm: PATIENCE - 1,
             threads: 1,
             fixed: false,
-            own_before: BTreeMap::new(),
         }
     }
 
@@ -79,34 +66,14 @@ impl FreeCores {
         if self.fixed {
             return None;
         }
-        let own = self.own_ticks(workers);
-        let stat = std::fs::read_to_string("/proc/stat").ok()?;
-        let (total, busy) = machine_ticks(&stat)?;
-        self.see(Ticks { total, busy, own })
-    }
-
-    /// Ticks of the own processes, never falling when one of them ends.
-    fn own_ticks(&mut self, workers: &[u32]) -> u64 {
-        for pid in workers.iter().copied().chain([std::process::id()]) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if let Some(ticks) = process_ticks(&stat) {
-                self.own_before.insert(pid, ticks);
-            }
-        }
-        self.own_before.values().sum()
+        self.see(Ticks::read(workers)?)
     }
 
     fn see(&mut self, now: Ticks) -> Option<u32> {
         let before = self.last.replace(now)?;
-        let total = now
-            .total
-            .checked_sub(before.total)
-            .filter(|total| *total > 0)?;
-        let busy = now.busy.saturating_sub(before.busy);
-        let others = busy.saturating_sub(now.own.saturating_sub(before.own));
+        let others = now.others_since(&before, self.cores)?;
         // Rounded to whole cores: half a core of others' work costs one thread.
-        let taken = u32::try_from((others * u64::from(self.cores) * 2 + total) / (total * 2))
-            .unwrap_or(self.cores);
+        let taken = u32::try_from((others + 500) / 1000).unwrap_or(self.cores);
         let fits = self.cores.saturating_sub(taken).clamp(1, self.most);
         self.settle(fits)
     }
@@ -125,28 +92,6 @@ impl FreeCores {
         self.threads = fits;
         Some(fits)
     }
-}
-
-/// (total, busy) of the first line of `/proc/stat`: user nice system idle iowait irq softirq steal…
-fn machine_ticks(stat: &str) -> Option<(u64, u64)> {
-    let line = stat.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .take(8)
-        .map_while(|word| word.parse().ok())
-        .collect();
-    let idle = ticks.get(3)? + ticks.get(4)?;
-    let total: u64 = ticks.iter().sum();
-    Some((total, total - idle))
-}
-
-/// utime + stime of `/proc/PID/stat`, whose second field may hold spaces and brackets.
-fn process_ticks(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
 }
 
 #[cfg(test)]
@@ -211,15 +156,5 @@ mod tests {
             &[(100, 50), (0, 100), (0, 100), (100, 50), (0, 100)],
             &[1, 1, 1, 1, 1],
         );
-    }
-
-    #[test]
-    fn the_kernels_lines_are_read() {
-        assert_eq!(
-            machine_ticks("cpu  10 0 5 80 5 0 0 0 0 0\ncpu0 …"),
-            Some((100, 15))
-        );
-        let stat = "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 30 12 0 0 20";
-        assert_eq!(process_ticks(stat), Some(42));
     }
 }

@@ -429,6 +429,7 @@ pub fn status_out(status: door::Status) -> v1::StatusReply {
         listen: status.listen,
         api: status.api,
         lending: status.lending,
+        withheld: status.withheld,
         peers: status.peers,
         running: status.running,
         waiting: status.waiting,

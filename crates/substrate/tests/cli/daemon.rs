@@ -499,6 +499,7 @@ fn status() -> Status {
         listen: vec!["/ip4/127.0.0.1/udp/11536/quic-v1".into()],
         api: Some("127.0.0.1:11535".into()),
         lending: "off".into(),
+        withheld: None,
         peers: 1,
         running: 1,
         waiting: 2,

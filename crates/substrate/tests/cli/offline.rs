@@ -35,6 +35,8 @@ fn no_arguments_are_help_on_stdout() {
           circle       Share with a few: invite, join, list, remove
           key          Keys of callers of the HTTP listener: make one, list them, forget one
           node         This machine: its key, its parts, its speed, what it lends
+          pause        Keep this machine to yourself for a while: others' jobs move on, memory is freed
+          resume       End a pause
           doctor       Say what is wrong here and how to mend it
           completions  Print completions for a shell
 
@@ -216,6 +218,64 @@ fn bad_settings_name_key_and_line() {
     home.check(&["run", "m", "hi"], &expected);
     home.check(&["node", "lend"], &expected);
     home.check(&["serve"], &expected);
+}
+
+#[test]
+fn a_pause_is_kept_without_a_daemon() {
+    let home = Home::new();
+    home.check(
+        &["pause", "1h"],
+        &expect![[r#"
+        exit 0
+        --- stderr
+        this machine lends nothing anyway: `substrate node lend` shows what it would
+        nothing is lent for 1 hour
+    "#]],
+    );
+    home.run(&["node", "lend", "always", "--idle-after", "90s", "--pause-for", "blender"]);
+    home.check(
+        &["pause"],
+        &expect![[r#"
+        exit 0
+        --- stderr
+        nothing is lent until `substrate resume`
+    "#]],
+    );
+    let kept = std::fs::read_to_string(home.join("pause")).unwrap();
+    assert_eq!(kept, "until resumed\n");
+    home.check(
+        &["resume"],
+        &expect![[r#"
+        exit 0
+        --- stderr
+        the pause is over
+    "#]],
+    );
+    home.check(
+        &["resume"],
+        &expect![[r#"
+        exit 0
+        --- stderr
+        there was no pause; `substrate status` tells why nothing is lent
+    "#]],
+    );
+    home.check(
+        &["node", "lend"],
+        &expect![[r#"
+        exit 0
+        --- stdout
+        lending  always
+        cores    all that are free
+        memory   all of the machine's
+        models   all
+        jobs     all
+        hours    all
+        after    1m 30s without you
+        pauses   for blender
+    "#]],
+    );
+    assert_eq!(home.json(&["node", "lend"])["idle_after_ms"], 90_000);
+    assert_eq!(home.json(&["pause", "1m"])["paused"], true);
 }
 
 #[test]

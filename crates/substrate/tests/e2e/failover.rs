@@ -14,10 +14,10 @@ use xtask::trio::{
     test_model,
 };
 
-const PROMPT: &str = "Write a story about a fox and a crow.";
+pub(super) const PROMPT: &str = "Write a story about a fox and a crow.";
 /// Prompt and received tokens stay under 128, where the gap must be under three seconds.
 const TOKENS: u32 = 72;
-const BREAK_AFTER: usize = 24;
+pub(super) const BREAK_AFTER: usize = 24;
 /// Lines of the long prompt: some 700 tokens, past the 128 where prefill begins to count.
 const LONG_LINES: usize = 40;
 
@@ -76,7 +76,11 @@ fn dies(trio: &mut Trio, prompt: &str, unbroken: &Answer) -> Result<Answer> {
     Ok(killed)
 }
 
-fn ask(trio: &Trio, prompt: &str, on_piece: impl FnMut(&Answer) -> Result<()>) -> Result<Answer> {
+pub(super) fn ask(
+    trio: &Trio,
+    prompt: &str,
+    on_piece: impl FnMut(&Answer) -> Result<()>,
+) -> Result<Answer> {
     let chat = Chat::new(trio.a.api, MODEL, prompt, TOKENS);
     chat.in_scope("circle").with_two_best().run_with(on_piece)
 }
@@ -97,7 +101,7 @@ fn ask_and_break(
     })
 }
 
-fn goes_on(broken: &Answer, unbroken: &Answer) -> Result<()> {
+pub(super) fn goes_on(broken: &Answer, unbroken: &Answer) -> Result<()> {
     let limit = gap_limit(unbroken, BREAK_AFTER)?;
     println!(
         "{} prompt tokens: the longest silence was {:?} of {limit:?}",

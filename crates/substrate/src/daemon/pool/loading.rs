@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use substrate_record::ContentHash;
 use substrate_sandbox::launch::Wall;
-use substrate_sandbox::wire::{Failure, Load, ModelFacts, ToWorker};
+use substrate_sandbox::wire::{Failure, Load, ModelFacts, OnGpu, ToWorker};
 use tokio::time::timeout;
 
 use super::room::{self, Resident, Step};
@@ -48,15 +48,15 @@ impl Pool {
         under_way.enter(Stage::Reading);
         let facts = self.inspected(weights).await?;
         under_way.enter(Stage::MakingRoom);
-        let mut setting = self.make_room(weights, &facts).await?;
+        let (mut setting, place) = self.make_room(weights, &facts).await?;
         under_way.enter(Stage::Loading);
-        let mut loaded = self.load_with(weights, &setting).await;
+        let mut loaded = self.load_with(weights, &setting, place).await;
         if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
             && is_out_of_memory(error)
         {
             tracing::warn!(model = %weights, %error, context = smaller.context, "loading once more with a smaller context");
             setting = smaller;
-            loaded = self.load_with(weights, &setting).await;
+            loaded = self.load_with(weights, &setting, place).await;
         }
         let engine = loaded?;
         let estimate = fit::estimate(&facts.shape, facts.n_vocab, &setting);
@@ -68,6 +68,7 @@ impl Pool {
         &self,
         weights: &ContentHash,
         setting: &Setting,
+        place: Place,
     ) -> Result<Engine, LoadError> {
         let worker = self.launch(weights).await?;
         let threads = lock(&self.free).threads();
@@ -79,10 +80,11 @@ impl Pool {
             batch_threads: threads,
             kv: setting.kv,
             flash_attention: setting.flash_attention,
+            gpu: on_gpu(place),
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load)).await?;
-        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, "worker loaded");
+        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
         Ok(engine)
     }
 
@@ -92,6 +94,7 @@ impl Pool {
     ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
         self.check(weights).await?;
         let spec = self.spec(self.blobs.path(weights));
+        let spec = spec.map_err(|error| LoadError::Wall(error.to_string()))?;
         blocking(move || Wall::spawn(spec))
             .await
             .map_err(|error| LoadError::Wall(error.to_string()))
@@ -124,7 +127,7 @@ impl Pool {
             .unwrap_or_else(|| self.context(facts.n_ctx_train));
         let others = self.residents().into_iter();
         let others: Vec<Resident> = others.filter(|other| other.digest != *weights).collect();
-        let mut free = self.free_now(&others);
+        let mut free = self.free_now(&others).await;
         // What the model itself holds now would be its own again.
         let own = self.engine_of(weights);
         let own = own.map_or(0, |engine| memory_of(engine.pid()).1);
@@ -138,16 +141,16 @@ impl Pool {
         })
     }
 
-    /// Unloads who must go, and says how the model is to be loaded.
+    /// Unloads who must go, and says how and where the model is to be loaded.
     async fn make_room(
         &self,
         weights: &ContentHash,
         facts: &ModelFacts,
-    ) -> Result<Setting, LoadError> {
+    ) -> Result<(Setting, Place), LoadError> {
         let mut wanted = self.setting(self.context(facts.n_ctx_train));
         loop {
             let residents = self.residents();
-            let free = self.free_now(&residents);
+            let free = self.free_now(&residents).await;
             let place = |freed: u64| {
                 let memory = free.memory.saturating_add(freed);
                 let free = Free {
@@ -158,7 +161,8 @@ impl Pool {
             };
             let most = self.settings.max_loaded as usize;
             match room::next(&residents, most, |freed| place(freed).map(drop)) {
-                Step::Load => return Ok(wanted),
+                // What fits only because others may leave is in memory.
+                Step::Load => return Ok((wanted, place(0).unwrap_or(Place::Cpu))),
                 Step::Unload(digest) => {
                     tracing::info!(model = %digest, "unloaded to make room");
                     self.unload(&digest).await;
@@ -193,17 +197,32 @@ impl Pool {
     }
 
     /// What is free, less what the loaded models were promised of it.
-    fn free_now(&self, residents: &[Resident]) -> Free {
+    async fn free_now(&self, residents: &[Resident]) -> Free {
         let promised = residents.iter().map(|resident| resident.promised);
         let promised = promised.fold(0, u64::saturating_add);
         Free {
             memory: hardware::free_memory().saturating_sub(promised),
             limit: self.settings.owner_limit,
-            gpus: if self.settings.uses_gpus() {
-                hardware::free_gpu_memory()
-            } else {
+            gpus: self.free_gpus().await,
+        }
+    }
+
+    /// Free memory of each graphics processor, in the engine's own order, which a load names them by. What an integrated
+    /// one has is the machine's memory, which is reckoned without it.
+    async fn free_gpus(&self) -> Vec<u64> {
+        if !self.settings.uses_gpus() {
+            return Vec::new();
+        }
+        match hardware::engine_gpus(&self.settings.binary).await {
+            Ok(gpus) => {
+                let free = gpus.iter();
+                free.map(|gpu| if gpu.integrated { 0 } else { gpu.free })
+                    .collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nothing is loaded onto graphics processors");
                 Vec::new()
-            },
+            }
         }
     }
 
@@ -294,6 +313,17 @@ fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
     )
 }
 
+/// As the worker is told it.
+fn on_gpu(place: Place) -> Option<OnGpu> {
+    let (index, layers) = match place {
+        Place::Gpu { index } => (index, u32::MAX),
+        Place::Split { index, layers } => (index, layers),
+        Place::Cpu => return None,
+    };
+    let device = u32::try_from(index).ok()?;
+    Some(OnGpu { device, layers })
+}
+
 /// A context asked for, as the engine would give it.
 fn within(context: u32, trained: u32) -> u32 {
     match trained {
@@ -341,6 +371,7 @@ impl Drop for UnderWay<'_> {
 mod tests {
     use super::*;
     use crate::blobs::Blobs;
+    use crate::daemon::pool::Whose;
     use crate::daemon::testing::{no_worker, until};
     use substrate_sandbox::wire::KvType;
 
@@ -373,6 +404,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_place_is_told_to_the_worker_by_the_engines_own_number() {
+        let (device, layers) = (1, 7);
+        let split = Place::Split { index: 1, layers };
+        assert_eq!(on_gpu(split), Some(OnGpu { device, layers }));
+        let all = on_gpu(Place::Gpu { index: 1 }).map(|gpu| gpu.layers);
+        assert_eq!(all, Some(u32::MAX), "its output too");
+        assert_eq!(on_gpu(Place::Cpu), None);
+    }
+
     #[tokio::test]
     async fn one_model_is_loaded_at_a_time_and_the_others_come_in_order() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -383,7 +424,9 @@ mod tests {
         for n in 1..=3 {
             let (asker, ended) = (pool.clone(), ended.clone());
             tokio::spawn(async move {
-                let absent = asker.lease(&ContentHash::from_bytes([n; 32])).await;
+                let absent = asker
+                    .lease(&ContentHash::from_bytes([n; 32]), Whose::Owners)
+                    .await;
                 assert!(matches!(absent, Err(LoadError::NoBlob(_))));
                 ended.send(n).await
             });

@@ -14,7 +14,7 @@ use substrate_sandbox::wire::{self, Failure, Prepare};
 
 use super::answer::Salts;
 use crate::daemon::engine::{Sequence, WorkError};
-use crate::daemon::pool::{Lease, LoadError, Pool};
+use crate::daemon::pool::{Lease, LoadError, Pool, Whose};
 use crate::door::Overflow;
 
 /// PROTOCOL.md 4: `Prefilled` every 2,048 tokens.
@@ -122,7 +122,7 @@ impl From<LoadError> for StartError {
             LoadError::NoBlob(_) | LoadError::Damaged(_) | LoadError::NoRoom { .. } => {
                 WorkFailure::ModelUnusable
             }
-            LoadError::Disk(_) | LoadError::Wall(_) => WorkFailure::Crashed,
+            LoadError::Disk(_) | LoadError::Wall(_) | LoadError::TakenBack => WorkFailure::Crashed,
         };
         Self {
             why,
@@ -161,6 +161,7 @@ impl From<WorkError> for StartError {
 pub async fn prepare(
     pool: Pool,
     requester: NodeId,
+    whose: Whose,
     weights: Option<ContentHash>,
     manifest: JobManifest,
     input: Input,
@@ -180,7 +181,7 @@ pub async fn prepare(
         overflow: None,
         no_room: false,
     })?;
-    let lease = pool.lease(&weights).await?;
+    let lease = pool.lease(&weights, whose).await?;
     let seed = seed_for_choice(&input.seed, 0);
     let make = |seq| Prepare {
         seq,

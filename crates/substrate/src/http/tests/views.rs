@@ -104,6 +104,7 @@ pub(crate) fn status() -> Status {
         listen: vec![],
         api: None,
         lending: "off".into(),
+        withheld: None,
         peers: 2,
         running: 1,
         waiting: 3,

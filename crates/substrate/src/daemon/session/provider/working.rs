@@ -10,6 +10,7 @@ use tokio::time::sleep_until;
 
 use super::{InputCommitment, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
+use crate::daemon::pool::Whose;
 use crate::daemon::session::closing;
 use crate::daemon::session::output::Rows;
 use crate::daemon::session::work::{self, Running};
@@ -210,9 +211,15 @@ impl Session {
         self.rows = (manifest.kind == JobKind::Embed).then(|| Rows::new(&input.salts.output));
         let weights = closing::weights(&entry);
         self.entry = Some(entry);
+        let whose = if self.is_own() {
+            Whose::Owners
+        } else {
+            Whose::Others
+        };
         self.stage = Stage::Preparing(tokio::spawn(work::prepare(
             pool,
             self.attempt.peer,
+            whose,
             weights,
             manifest,
             input,
