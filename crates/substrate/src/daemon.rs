@@ -10,11 +10,13 @@
 mod actions;
 mod calls;
 mod context;
+mod defaults;
 mod drain;
 pub mod engine;
 mod exchange;
 mod joining;
 pub mod life;
+mod making;
 mod perform;
 pub mod pool;
 mod publish;

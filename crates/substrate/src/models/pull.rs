@@ -299,7 +299,7 @@ async fn work(
     let sources = vec![remote.source.clone()];
     let held = off_loop(move || {
         let staged = importer.stage_blob(&digest, &name.to_string(), sources)?;
-        Ok(importer.vouch(staged, &name, &signer, now_ms)?.held)
+        Ok(importer.vouch(staged, &name, &signer, None, now_ms)?.held)
     })
     .await?;
     watched.tell("success");

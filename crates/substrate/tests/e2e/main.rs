@@ -12,6 +12,7 @@ mod load;
 mod long;
 mod misuse;
 mod network;
+mod own;
 mod probing;
 mod replay;
 mod retention;

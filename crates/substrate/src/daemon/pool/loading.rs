@@ -121,7 +121,7 @@ impl Pool {
         let context = context
             .map(|context| within(context, facts.n_ctx_train))
             .or(as_loaded)
-            .unwrap_or_else(|| self.context(facts.n_ctx_train));
+            .unwrap_or_else(|| self.context_of(weights, facts.n_ctx_train));
         let others = self.residents().into_iter();
         let others: Vec<Resident> = others.filter(|other| other.digest != *weights).collect();
         let mut free = self.free_now(&others);
@@ -144,7 +144,7 @@ impl Pool {
         weights: &ContentHash,
         facts: &ModelFacts,
     ) -> Result<Setting, LoadError> {
-        let mut wanted = self.setting(self.context(facts.n_ctx_train));
+        let mut wanted = self.setting(self.context_of(weights, facts.n_ctx_train));
         loop {
             let residents = self.residents();
             let free = self.free_now(&residents);
