@@ -60,6 +60,8 @@ pub struct WorkerSettings {
     pub memory_limit: u64,
     /// What one model may take, if the owner said so.
     pub owner_limit: Option<u64>,
+    /// How long a load may take.
+    pub load_timeout: Duration,
     /// How long an idle worker stays; `None` = for ever.
     pub keep_alive: Option<Duration>,
     /// Models in memory at the same time.

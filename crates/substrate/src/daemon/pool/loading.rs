@@ -81,7 +81,7 @@ impl Pool {
             flash_attention: setting.flash_attention,
         };
         let start = Instant::now();
-        let engine = Engine::load(worker, ToWorker::Load(load)).await?;
+        let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
         tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, "worker loaded");
         Ok(engine)
     }
