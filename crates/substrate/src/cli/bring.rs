@@ -166,7 +166,11 @@ impl Bar {
     }
 
     /// Shows a step.
-    pub fn show(&mut self, session: &Session, progress: &v1::ImportProgress) -> std::io::Result<()> {
+    pub fn show(
+        &mut self,
+        session: &Session,
+        progress: &v1::ImportProgress,
+    ) -> std::io::Result<()> {
         if session.json {
             return session.json_line(&line_of(progress));
         }

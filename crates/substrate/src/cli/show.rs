@@ -77,7 +77,12 @@ impl Show {
             return one(session, &model.name, "parameters", recipe.parameters);
         }
         if self.system {
-            return one(session, &model.name, "system", recipe.system.unwrap_or_default());
+            return one(
+                session,
+                &model.name,
+                "system",
+                recipe.system.unwrap_or_default(),
+            );
         }
         if session.json {
             return Ok(session.json(&as_json(&known, &model))?);
@@ -250,7 +255,10 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
 fn made(recipe: &v1::Recipe) -> [(&'static str, String); 4] {
     let lines = recipe.parameters.lines();
     let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-    let system = recipe.system.as_deref().and_then(|text| text.lines().next());
+    let system = recipe
+        .system
+        .as_deref()
+        .and_then(|text| text.lines().next());
     let turns = match recipe.messages.len() {
         0 => String::new(),
         turns => turns.to_string(),

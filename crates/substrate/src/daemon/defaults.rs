@@ -40,7 +40,10 @@ pub fn fill(ask: &mut Ask, recipe: &Recipe) {
 /// Templates know a system's turn at the beginning only, so that the recipe's turns go behind the request's.
 fn begin(messages: &mut Vec<Message>, recipe: &Recipe) {
     let told = messages.first().is_some_and(|first| first.role == SYSTEM);
-    let own = recipe.system.as_ref().filter(|text| !told && !text.is_empty());
+    let own = recipe
+        .system
+        .as_ref()
+        .filter(|text| !told && !text.is_empty());
     let turn = |turn: &Turn| Message::new(&*turn.role, &*turn.content);
     let behind = usize::from(told);
     messages.splice(behind..behind, recipe.messages.iter().map(turn));
@@ -113,7 +116,10 @@ mod tests {
 
     #[test]
     fn what_a_request_leaves_open_is_the_recipes() {
-        let ask = filled(Input::chat(vec![Message::new("user", "Ahoy?")]), Said::new());
+        let ask = filled(
+            Input::chat(vec![Message::new("user", "Ahoy?")]),
+            Said::new(),
+        );
         assert_eq!(
             turns(&ask),
             ["system: Be a pirate.", "user: hi", "user: Ahoy?"]
@@ -128,9 +134,15 @@ mod tests {
 
     #[test]
     fn what_a_request_says_is_left_as_it_is() {
-        let messages = vec![Message::new("system", "Be plain."), Message::new("user", "Ahoy?")];
+        let messages = vec![
+            Message::new("system", "Be plain."),
+            Message::new("user", "Ahoy?"),
+        ];
         let ask = filled(Input::chat(messages), Said::from(Setting::ALL));
-        assert_eq!(turns(&ask), ["system: Be plain.", "user: hi", "user: Ahoy?"]);
+        assert_eq!(
+            turns(&ask),
+            ["system: Be plain.", "user: hi", "user: Ahoy?"]
+        );
         assert_eq!(
             (ask.sampler, ask.seed, ask.max_tokens),
             (NOTHING_DRAWN, Some(1), Some(2))

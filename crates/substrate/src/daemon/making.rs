@@ -58,7 +58,9 @@ fn is_here(desk: &Desk, base: &Base) -> Result<(), ActionError> {
         Base::Model(name) => desk.catalogue.find(name).map(drop).map_err(action_error),
         Base::Blob(digest) if !desk.blobs.has(digest) => Err(ActionError::Invalid {
             param: "files",
-            why: format!("no blob sha256:{digest} is here: send it to /api/blobs/sha256:{digest} first"),
+            why: format!(
+                "no blob sha256:{digest} is here: send it to /api/blobs/sha256:{digest} first"
+            ),
         }),
         Base::Blob(_) | Base::File(_) => Ok(()),
     }
@@ -148,7 +150,13 @@ mod tests {
         upload(&blobs, b"weights", &[b"wei", b"", b"ghts"]).unwrap();
         assert!(blobs.has(&ContentHash::of(b"weights")));
         let cut = upload(&blobs, b"more weights", &[b"more"]);
-        assert!(matches!(cut, Err(ActionError::Invalid { param: "digest", .. })));
+        assert!(matches!(
+            cut,
+            Err(ActionError::Invalid {
+                param: "digest",
+                ..
+            })
+        ));
         let files = std::fs::read_dir(folder.path()).unwrap();
         assert_eq!(files.count(), 2, "the blob and the quarantine");
     }

@@ -205,7 +205,10 @@ impl Shelf {
     pub fn contexts(&self) -> BTreeMap<ContentHash, u32> {
         let mut longest = BTreeMap::new();
         for held in &self.held {
-            let wished = held.recipe.as_ref().and_then(|recipe| recipe.parameters.context());
+            let wished = held
+                .recipe
+                .as_ref()
+                .and_then(|recipe| recipe.parameters.context());
             if let Some(wished) = wished {
                 let context: &mut u32 = longest.entry(held.weights()).or_default();
                 *context = wished.max(*context);

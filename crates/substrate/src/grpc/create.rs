@@ -65,12 +65,15 @@ fn order(request: &v1::CreateRequest) -> Result<Order, Status> {
         Modelfile::parse(&request.modelfile).map_err(|error| wrong(error.to_string()))?;
     if modelfile.adapter.is_some() {
         return Err(wrong(
-            "ADAPTER: a LoRA beside the weights is not there yet; merge it into them first".to_owned(),
+            "ADAPTER: a LoRA beside the weights is not there yet; merge it into them first"
+                .to_owned(),
         ));
     }
     let folder = Path::new(&request.folder);
     if !folder.is_absolute() {
-        return Err(Status::invalid_argument("folder: the path must be absolute"));
+        return Err(Status::invalid_argument(
+            "folder: the path must be absolute",
+        ));
     }
     Ok(Order {
         name,

@@ -80,7 +80,8 @@ impl Wishes {
         let last_n = self.repeat_last_n.unwrap_or(usual.repeat_last_n);
         let repeat = self.repeat_penalty.unwrap_or(1.0);
         let share = |param: &str, value: f64| micros(param, value, 0.0..=1.0);
-        let penalty = |param: &str, value: Option<f64>| micros(param, value.unwrap_or(0.0), -2.0..=2.0);
+        let penalty =
+            |param: &str, value: Option<f64>| micros(param, value.unwrap_or(0.0), -2.0..=2.0);
         Ok(Sampler {
             temperature: micros("temperature", temperature, 0.0..=usual.hottest)?.unsigned_abs(),
             top_k: whole("top_k", top_k, -1.0..=1e6)?.max(0).unsigned_abs() as u32,

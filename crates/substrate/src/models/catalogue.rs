@@ -59,7 +59,10 @@ pub struct Held {
 impl Held {
     /// Chat template: its recipe's, else its file's.
     pub fn template(&self) -> Option<&str> {
-        let own = self.recipe.as_ref().and_then(|recipe| recipe.template.as_deref());
+        let own = self
+            .recipe
+            .as_ref()
+            .and_then(|recipe| recipe.template.as_deref());
         own.or(self.facts.template.as_deref())
     }
 

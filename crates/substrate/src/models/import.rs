@@ -233,9 +233,7 @@ impl Importer {
             return Err(ImportError::OtherEntry);
         }
         let facts = local_facts(&staged.facts);
-        let freed = self
-            .catalogue
-            .bind(name, &signed, &facts, recipe, now_ms)?;
+        let freed = self.catalogue.bind(name, &signed, &facts, recipe, now_ms)?;
         for digest in freed {
             self.blobs.remove(&digest)?;
         }

@@ -254,7 +254,7 @@ fn clipped(words: &str) -> String {
 
 /// The Modelfile of a recipe, starting from `from`.
 pub fn write(recipe: &Recipe, from: &str) -> String {
-    let mut file = format!("FROM {from}\n");
+    let mut file = format!("FROM {}\n", quoted(from));
     let mut line = |words: &str, value: &str| {
         // A string takes everything.
         let _ = writeln!(file, "{words} {}", quoted(value));
@@ -307,7 +307,11 @@ mod tests {
             }) => {
                 let mut told = write(&recipe, &recipe.from);
                 told.extend(adapter.map(|path| format!("adapter: {path}\n")));
-                told.extend(warnings.iter().map(|warning| format!("warning: {warning}\n")));
+                told.extend(
+                    warnings
+                        .iter()
+                        .map(|warning| format!("warning: {warning}\n")),
+                );
                 told
             }
         }
@@ -359,17 +363,47 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named() {
         for (text, why) in [
-            ("", "line 1: there is no FROM, which names the model or the file to start from"),
-            ("\n# x\nSYSTEM hi", "line 3: there is no FROM, which names the model or the file to start from"),
-            ("FROM m\nFORM n", "line 2: 'FORM' is not an instruction: there are FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, MESSAGE, LICENSE and REQUIRES"),
+            (
+                "",
+                "line 1: there is no FROM, which names the model or the file to start from",
+            ),
+            (
+                "\n# x\nSYSTEM hi",
+                "line 3: there is no FROM, which names the model or the file to start from",
+            ),
+            (
+                "FROM m\nFORM n",
+                "line 2: 'FORM' is not an instruction: there are FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, MESSAGE, LICENSE and REQUIRES",
+            ),
             ("FROM", "line 1: FROM needs a value"),
-            ("FROM m\nFROM n", "line 2: a second FROM: a model of several files cannot be made here"),
-            ("FROM m\n\nPARAMETER temperature\n", "line 3: PARAMETER needs a value"),
-            ("FROM m\nPARAMETER temperature hot", "line 2: temperature must be a number, not 'hot'"),
-            ("FROM m\nPARAMETER warmth 1", "line 2: there is no parameter 'warmth'"),
-            ("FROM m\nSYSTEM \"\"\"one\ntwo\n", "line 2: the text that begins here has no closing quotes"),
-            ("FROM m\nMESSAGE robot beep", "line 2: a message's role must be system, user or assistant, not 'robot'"),
-            ("FROM m\nTEMPLATE {{ .Prompt }}", "line 2: the template is one of Go's, as Ollama writes them, and those are not run here: write it in Jinja, as `tokenizer.chat_template` of GGUF files is, or leave it out to use the file's own"),
+            (
+                "FROM m\nFROM n",
+                "line 2: a second FROM: a model of several files cannot be made here",
+            ),
+            (
+                "FROM m\n\nPARAMETER temperature\n",
+                "line 3: PARAMETER needs a value",
+            ),
+            (
+                "FROM m\nPARAMETER temperature hot",
+                "line 2: temperature must be a number, not 'hot'",
+            ),
+            (
+                "FROM m\nPARAMETER warmth 1",
+                "line 2: there is no parameter 'warmth'",
+            ),
+            (
+                "FROM m\nSYSTEM \"\"\"one\ntwo\n",
+                "line 2: the text that begins here has no closing quotes",
+            ),
+            (
+                "FROM m\nMESSAGE robot beep",
+                "line 2: a message's role must be system, user or assistant, not 'robot'",
+            ),
+            (
+                "FROM m\nTEMPLATE {{ .Prompt }}",
+                "line 2: the template is one of Go's, as Ollama writes them, and those are not run here: write it in Jinja, as `tokenizer.chat_template` of GGUF files is, or leave it out to use the file's own",
+            ),
         ] {
             assert_eq!(read(text), why, "{text}");
         }

@@ -376,7 +376,10 @@ impl Parameters {
     }
 
     fn unsaid(&self, said: &Said) -> impl Iterator<Item = (Setting, i64)> {
-        let numbers = self.numbers.iter().map(|(setting, value)| (*setting, *value));
+        let numbers = self
+            .numbers
+            .iter()
+            .map(|(setting, value)| (*setting, *value));
         numbers.filter(|(setting, _)| !said.contains(setting))
     }
 
@@ -485,8 +488,16 @@ mod tests {
     fn a_wrong_parameter_says_what_is_wrong() {
         for (name, value, why) in [
             ("temprature", "1", "there is no parameter 'temprature'"),
-            ("temperature", "hot", "temperature must be a number, not 'hot'"),
-            ("temperature", "nan", "temperature must be between 0 and 10, not nan"),
+            (
+                "temperature",
+                "hot",
+                "temperature must be a number, not 'hot'",
+            ),
+            (
+                "temperature",
+                "nan",
+                "temperature must be between 0 and 10, not nan",
+            ),
             ("top_p", "1.5", "top_p must be between 0 and 1, not 1.5"),
             ("top_k", "1.5", "top_k must be a whole number, not 1.5"),
             ("stop", "", "a stop string must have 1 to 1024 bytes"),
@@ -531,7 +542,10 @@ mod tests {
     fn what_is_laid_over_wins() {
         let mut upper = set(&[("top_k", "1"), ("stop", "a")]);
         upper.lay_over(&set(&[("top_k", "2"), ("top_p", "0.5"), ("stop", "b")]));
-        assert_eq!(upper, set(&[("top_k", "1"), ("top_p", "0.5"), ("stop", "a")]));
+        assert_eq!(
+            upper,
+            set(&[("top_k", "1"), ("top_p", "0.5"), ("stop", "a")])
+        );
     }
 
     proptest! {

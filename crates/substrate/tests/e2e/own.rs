@@ -60,7 +60,10 @@ fn in_full() -> (Value, Value) {
         { "role": "assistant", "content": "Hello! Hello!" },
         { "role": "user", "content": QUESTION },
     ]);
-    (messages, json!({ "temperature": 0, "seed": 1, "num_predict": 16 }))
+    (
+        messages,
+        json!({ "temperature": 0, "seed": 1, "num_predict": 16 }),
+    )
 }
 
 #[test]
@@ -82,10 +85,19 @@ fn a_model_of_ones_own_answers_as_its_modelfile_says_on_every_way() -> Result<()
     // A stop string of the model's own ends the answer, and the request's wins over it.
     let words: Vec<&str> = wanted.split_whitespace().collect();
     let stop = words.get(3).context("four words")?;
-    make(&node, "brief:1", &format!("FROM {OWN}\nPARAMETER stop {stop}\n"))?;
+    make(
+        &node,
+        "brief:1",
+        &format!("FROM {OWN}\nPARAMETER stop {stop}\n"),
+    )?;
     let cut = wanted.split(stop).next().context("a beginning")?;
     assert_eq!(said(&chat(&node, "brief:1", &asked(), &json!({}))?)?, cut);
-    let whole = chat(&node, "brief:1", &asked(), &json!({ "stop": ["\u{1f980}"] }))?;
+    let whole = chat(
+        &node,
+        "brief:1",
+        &asked(),
+        &json!({ "stop": ["\u{1f980}"] }),
+    )?;
     assert_eq!(said(&whole)?, wanted);
 
     // All of it is still there after a restart, and after the first model's name is gone.
@@ -109,8 +121,14 @@ fn other_ways(node: &Node) -> Result<Vec<String>> {
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().trim().to_owned();
     let run = node.cli(&["run", OWN, QUESTION])?;
-    let generated = post("/api/generate", json!({ "model": OWN, "prompt": QUESTION, "stream": false }))?;
-    let completed = post("/v1/chat/completions", json!({ "model": OWN, "messages": asked() }))?;
+    let generated = post(
+        "/api/generate",
+        json!({ "model": OWN, "prompt": QUESTION, "stream": false }),
+    )?;
+    let completed = post(
+        "/v1/chat/completions",
+        json!({ "model": OWN, "messages": asked() }),
+    )?;
     let responded = post("/v1/responses", json!({ "model": OWN, "input": QUESTION }))?;
     let message = post(
         "/v1/messages",
@@ -148,7 +166,10 @@ fn what_is_made_is_listed_and_shown_and_what_cannot_be_made_says_why() -> Result
     for (modelfile, why) in [
         ("FROM nobody:1", "model 'nobody:1' not found"),
         ("FROM ./absent.gguf", "absent.gguf"),
-        ("FROM smollm2:135m\nTEMPLATE {{ .Prompt }}", "line 2: the template is one of Go's"),
+        (
+            "FROM smollm2:135m\nTEMPLATE {{ .Prompt }}",
+            "line 2: the template is one of Go's",
+        ),
         ("FROM smollm2:135m\nADAPTER ./lora.gguf", "not there yet"),
     ] {
         let told = make(&node, "never:1", modelfile).expect_err("it cannot be made");
@@ -157,12 +178,23 @@ fn what_is_made_is_listed_and_shown_and_what_cannot_be_made_says_why() -> Result
     // From a file, with a template of its own; what the template writes is what the model reads.
     let file = test_model();
     let own = "TEMPLATE {% for m in messages %}{{ m.content }}{% endfor %}";
-    make(&node, "bare:1", &format!("FROM {}\n{own}\nPARAMETER num_predict 4", file.display()))?;
+    make(
+        &node,
+        "bare:1",
+        &format!("FROM {}\n{own}\nPARAMETER num_predict 4", file.display()),
+    )?;
     let bare = chat(&node, "bare:1", &asked(), &json!({}))?;
     let plain = chat(&node, MODEL, &asked(), &json!({ "num_predict": 4 }))?;
     let tokens = |answer: &Value| answer["prompt_eval_count"].as_u64();
-    assert!(tokens(&bare) < tokens(&plain), "no turns are marked: {bare} {plain}");
-    make(&node, "broken:1", "FROM bare:1\nTEMPLATE {% for m in messages %}")?;
+    assert!(
+        tokens(&bare) < tokens(&plain),
+        "no turns are marked: {bare} {plain}"
+    );
+    make(
+        &node,
+        "broken:1",
+        "FROM bare:1\nTEMPLATE {% for m in messages %}",
+    )?;
     let told = chat(&node, "broken:1", &asked(), &json!({})).expect_err("it does not end");
     assert!(told.to_string().contains("400"), "{told:#}");
     Ok(())

@@ -91,7 +91,8 @@ pub(super) fn parse(text: &str) -> Result<ContentHash, Refusal> {
     let digest = lower.and_then(|hex| hex.parse().ok());
     digest.ok_or_else(|| {
         let shown = clipped(text);
-        let why = format!("invalid digest \"{shown}\": sha256: and 64 hexadecimal digits are expected");
+        let why =
+            format!("invalid digest \"{shown}\": sha256: and 64 hexadecimal digits are expected");
         Refusal::invalid("digest", why)
     })
 }
@@ -103,7 +104,10 @@ mod tests {
     #[test]
     fn digests_are_read_in_both_spellings_and_nothing_else_is() {
         let hex = "ab".repeat(32);
-        for text in [format!("sha256:{hex}"), format!("sha256-{}", hex.to_uppercase())] {
+        for text in [
+            format!("sha256:{hex}"),
+            format!("sha256-{}", hex.to_uppercase()),
+        ] {
             assert_eq!(parse(&text).unwrap().to_string(), hex);
         }
         for text in [&*hex, "sha256:ab", "sha256:../../x", "", "sha512:ab"] {

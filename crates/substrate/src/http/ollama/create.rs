@@ -92,7 +92,10 @@ fn order(request: CreateRequest) -> Result<(Order, Vec<String>), Refusal> {
         return Err(Refusal::not_yet("quantize", "quantising a model"));
     }
     if !request.adapters.is_empty() {
-        return Err(Refusal::not_yet("adapters", "an adapter beside the weights"));
+        return Err(Refusal::not_yet(
+            "adapters",
+            "an adapter beside the weights",
+        ));
     }
     let mut warnings = Vec::new();
     let mut recipe = Recipe::default();
@@ -211,7 +214,10 @@ mod tests {
     #[test]
     fn an_upload_is_named_by_its_digest() {
         let digest = format!("sha256:{}", "ab".repeat(32));
-        let (order, _) = read(&format!(r#"{{"model":"a","files":{{"m.gguf":"{digest}"}}}}"#)).unwrap();
+        let (order, _) = read(&format!(
+            r#"{{"model":"a","files":{{"m.gguf":"{digest}"}}}}"#
+        ))
+        .unwrap();
         assert!(matches!(order.base, Base::Blob(_)));
     }
 
@@ -221,17 +227,50 @@ mod tests {
         for (json, why) in [
             (r#"{"model":"a"}"#.to_owned(), "neither 'from' nor 'files'"),
             (r#"{"from":"b"}"#.to_owned(), "model"),
-            (r#"{"model":"a b","from":"b"}"#.to_owned(), "character"),
-            (r#"{"model":"a","from":"b","quantize":"q4_0"}"#.to_owned(), "quantising a model is not there yet"),
-            (r#"{"model":"a","from":"b","adapters":{"x":"sha256:ab"}}"#.to_owned(), "adapter beside the weights is not there yet"),
-            (r#"{"model":"a","from":"b","parameters":{"warmth":1}}"#.to_owned(), "no parameter 'warmth'"),
-            (r#"{"model":"a","from":"b","parameters":{"top_p":2}}"#.to_owned(), "top_p must be between 0 and 1, not 2"),
-            (r#"{"model":"a","from":"b","parameters":{"stop":{}}}"#.to_owned(), "stop must be a number, a text or a list"),
-            (r#"{"model":"a","from":"b","template":"{{ .Prompt }}"}"#.to_owned(), "write it in Jinja"),
-            (r#"{"model":"a","from":"b","messages":[{"role":"tool","content":"x"}]}"#.to_owned(), "role must be"),
-            (r#"{"model":"a","files":{"m":"x"}}"#.to_owned(), "invalid digest"),
-            (format!(r#"{{"model":"a","from":"b","files":{{"m":"{digest}"}}}}"#), "exclude each other"),
-            (format!(r#"{{"model":"a","files":{{"m":"{digest}","n":"{digest}"}}}}"#), "several files"),
+            (
+                r#"{"model":"a b","from":"b"}"#.to_owned(),
+                "invalid model name 'a b'",
+            ),
+            (
+                r#"{"model":"a","from":"b","quantize":"q4_0"}"#.to_owned(),
+                "quantising a model is not there yet",
+            ),
+            (
+                r#"{"model":"a","from":"b","adapters":{"x":"sha256:ab"}}"#.to_owned(),
+                "adapter beside the weights is not there yet",
+            ),
+            (
+                r#"{"model":"a","from":"b","parameters":{"warmth":1}}"#.to_owned(),
+                "no parameter 'warmth'",
+            ),
+            (
+                r#"{"model":"a","from":"b","parameters":{"top_p":2}}"#.to_owned(),
+                "top_p must be between 0 and 1, not 2",
+            ),
+            (
+                r#"{"model":"a","from":"b","parameters":{"stop":{}}}"#.to_owned(),
+                "stop must be a number, a text or a list",
+            ),
+            (
+                r#"{"model":"a","from":"b","template":"{{ .Prompt }}"}"#.to_owned(),
+                "write it in Jinja",
+            ),
+            (
+                r#"{"model":"a","from":"b","messages":[{"role":"tool","content":"x"}]}"#.to_owned(),
+                "role must be",
+            ),
+            (
+                r#"{"model":"a","files":{"m":"x"}}"#.to_owned(),
+                "invalid digest",
+            ),
+            (
+                format!(r#"{{"model":"a","from":"b","files":{{"m":"{digest}"}}}}"#),
+                "exclude each other",
+            ),
+            (
+                format!(r#"{{"model":"a","files":{{"m":"{digest}","n":"{digest}"}}}}"#),
+                "several files",
+            ),
         ] {
             let told = read(&json).unwrap_err();
             assert!(told.contains(why), "{json}: {told}");

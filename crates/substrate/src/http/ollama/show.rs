@@ -84,7 +84,10 @@ fn told(view: ModelView, details: Details) -> Shown {
         ..
     } = details.recipe.unwrap_or_default();
     let license = first(details.license, &view.licence);
-    let licences = Some(license).filter(|text| !text.is_empty()).into_iter().chain(licences);
+    let licences = Some(license)
+        .filter(|text| !text.is_empty())
+        .into_iter()
+        .chain(licences);
     let mut model_info = details.model_info;
     for (key, value) in listed(&view) {
         model_info.entry(key).or_insert(value);

@@ -199,7 +199,10 @@ impl Settings {
             (Setting::NumPredict, self.limit.is_some()),
             (Setting::Stop, self.stop.is_some()),
         ]));
-        let (stop, logit_bias) = (stops(self.stop.unwrap_or_default())?, logit_bias(self.bias)?);
+        let (stop, logit_bias) = (
+            stops(self.stop.unwrap_or_default())?,
+            logit_bias(self.bias)?,
+        );
         let ask = |input: &Input, choice: u32| Ask {
             model: model.clone(),
             input: Input {
