@@ -1,4 +1,4 @@
-//! The decoders of the mesh, of invites, of the hub and of model files, compiled from their own files without
+//! The decoders of the mesh, of invites, of the hub, of Modelfiles and of model files, compiled from their own files without
 //! what surrounds them.
 //!
 //! Their crates carry a network stack, a store and llama.cpp, which take minutes to build; a decoder that needed
@@ -27,6 +27,12 @@ pub mod job;
 pub mod join;
 #[path = "../../crates/substrate/src/models/pull/hub/listing.rs"]
 pub mod listing;
+#[path = "../../crates/substrate/src/models/modelfile.rs"]
+pub mod modelfile;
+#[path = "../../crates/substrate/src/models/parameters.rs"]
+pub mod parameters;
+#[path = "../../crates/substrate/src/models/recipe.rs"]
+pub mod recipe;
 #[path = "../../crates/substrate-mesh/src/standing.rs"]
 mod standing;
 #[path = "../../crates/substrate-mesh/src/token.rs"]

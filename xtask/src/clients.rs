@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xtask::model;
-use xtask::node::Scratch;
+use xtask::node::{Node, Scratch};
 use xtask::python;
 use xtask::sh;
 use xtask::trio::{Holders, MODEL, Trio, VECTORS};
@@ -58,6 +58,7 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
     ] {
         client(&python, script, &api, &[])?;
     }
+    creating(&python, &trio.b, model)?;
     // A holds no model; B and C of its circle answer for it.
     client(
         &python,
@@ -65,6 +66,15 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
         &trio.a.api.to_string(),
         &[],
     )
+}
+
+/// Makes models at a node, with a key that may, of a model it holds and of a file that is sent.
+fn creating(python: &Path, node: &Node, model: &Path) -> Result<()> {
+    let made = node.json(&["key", "add", "maker", "--admin"])?;
+    let key = made["key"].as_str().context("no key")?;
+    let file = model.to_str().context("a path in UTF-8")?;
+    let more = ["--api-key", key, "--file", file];
+    client(python, "create_client.py", &node.api.to_string(), &more)
 }
 
 fn client(python: &Path, script: &str, api: &str, more: &[&str]) -> Result<()> {

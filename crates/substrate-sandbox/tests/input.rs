@@ -6,7 +6,7 @@ use substrate_sandbox::wire::{
     Input, InputError, Message, Prompt, Thinking,
     input::{
         CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
-        MAX_TEXTS,
+        MAX_TEMPLATE, MAX_TEXTS,
     },
 };
 
@@ -59,19 +59,22 @@ fn input() -> impl Strategy<Value = Input> {
     let bias = prop::collection::btree_map(any::<u32>(), any::<i32>(), 0..4);
     (
         prompt,
-        any::<[Option<String>; 2]>(),
+        any::<[Option<String>; 3]>(),
         vec(".{1,9}", 0..3),
         bias,
         of(prop::sample::select(&Thinking::ALL[..])),
     )
-        .prop_map(|(prompt, [tools, schema], stop, bias, thinking)| Input {
-            prompt,
-            tools,
-            schema,
-            stop,
-            logit_bias: bias.into_iter().collect(),
-            thinking,
-        })
+        .prop_map(
+            |(prompt, [tools, schema, template], stop, bias, thinking)| Input {
+                template: template.filter(|_| matches!(prompt, Prompt::Chat(_))),
+                prompt,
+                tools,
+                schema,
+                stop,
+                logit_bias: bias.into_iter().collect(),
+                thinking,
+            },
+        )
         .boxed()
         .prop_union(
             (vec(any::<String>(), 1..4), any::<bool>())
@@ -178,7 +181,7 @@ fn fields_that_do_not_belong_are_refused() {
         &[&[0xa8, 0x1b][..], &[0xff; 8], &[0]].concat(),
         "unexpected field 18446744073709551615 in input",
     );
-    refused(&with(0xa2, &[8, 0x60]), "unexpected field 8 in input");
+    refused(&with(0xa2, &[9, 0x60]), "unexpected field 9 in input");
     refused(
         &with(0xa2, &[7, 0x60]),
         "input is not canonical: unexpected item 0x60",
@@ -234,6 +237,10 @@ fn limits_hold_in_both_directions() {
         logit_bias: (0..n).map(|id| (id, 0)).collect(),
         ..plain()
     };
+    let templated = |n| Input {
+        template: Some(text(n)),
+        ..Input::chat(Vec::new())
+    };
     let cases = [
         (
             Input::text(text(MAX_INPUT - 100), false),
@@ -256,6 +263,7 @@ fn limits_hold_in_both_directions() {
             Input::chat(vec![Message::new(text(MAX_LABEL), "")]),
             Input::chat(vec![Message::new(text(MAX_LABEL + 1), "")]),
         ),
+        (templated(MAX_TEMPLATE), templated(MAX_TEMPLATE + 1)),
         (
             Input::texts(vec![text(1); MAX_TEXTS], true),
             Input::texts(vec![text(1); MAX_TEXTS + 1], true),
@@ -273,6 +281,21 @@ fn limits_hold_in_both_directions() {
         Input::from_cbor_bytes(&vec![0; MAX_INPUT + 1]),
         Err(InputError::TooLarge { what: "input", .. })
     ));
+}
+
+#[test]
+fn a_template_goes_with_messages_only() {
+    let template = Some("{{ messages }}".to_owned());
+    let text = Input {
+        template,
+        ..Input::text("a", false)
+    };
+    assert_eq!(text.to_cbor_bytes(), Err(InputError::Template));
+    // The same bytes by hand.
+    refused(
+        &[0xa2, 2, 0xa2, 1, 0x60, 2, 0xf4, 8, 0x61, b'x'],
+        "a template goes with messages only",
+    );
 }
 
 #[test]

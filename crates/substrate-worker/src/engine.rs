@@ -204,7 +204,13 @@ impl Engine {
                 "this model answers prompts, and makes no vectors of texts",
             )),
             input::Prompt::Chat(messages) => {
-                let template = self.template.as_ref().map_err(copy_error)?;
+                let own = input.template.as_deref();
+                let own = own.map(|source| compile(source, self.model()));
+                let own = own.transpose()?;
+                let template = match &own {
+                    Some(own) => own,
+                    None => self.template.as_ref().map_err(copy_error)?,
+                };
                 let rendered = match input.tools.as_deref() {
                     Some(tools) if !template.takes_tools() => {
                         let mut told = with_tools_in_words(messages, tools)?;
@@ -508,11 +514,16 @@ fn warm_up(context: &mut Context) -> Result<(), Refusal> {
 
 fn compile_template(model: &Model) -> Result<Template, TemplateError> {
     let source = model.chat_template().ok_or(TemplateError::None)?;
+    compile(&source, model)
+}
+
+/// Compiles a template for a model's special tokens.
+fn compile(source: &str, model: &Model) -> Result<Template, TemplateError> {
     let (bos, eos) = (
         special_text(model, model.bos()),
         special_text(model, model.eos()),
     );
-    Template::compile(&source, &bos, &eos)
+    Template::compile(source, &bos, &eos)
 }
 
 fn special_text(model: &Model, id: Option<u32>) -> String {

@@ -109,6 +109,7 @@ pub fn wipe(input: &mut wire::Input) {
     input.tools.zeroize();
     input.schema.zeroize();
     input.stop.zeroize();
+    input.template.zeroize();
 }
 
 /// Overwrites every text of a message.

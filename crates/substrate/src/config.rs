@@ -26,7 +26,7 @@ mod place;
 mod values;
 
 pub use edit::{ApiSecret, KeyGrant, LendingChange, add_api_key, remove_api_key, set_lending};
-pub use values::{ByteSize, CacheType, Hours, IdleSpan, KeepAlive, ScopeName};
+pub use values::{ByteSize, CacheType, Hours, IdleSpan, KeepAlive, LoadTimeout, ScopeName};
 
 /// Settings are read whole into memory; a larger file is not a settings file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -196,6 +196,8 @@ pub struct MeshSettings {
 pub struct ModelSettings {
     /// How long an unused model stays loaded.
     pub keep_alive: KeepAlive,
+    /// How long a load may take.
+    pub load_timeout: LoadTimeout,
     /// Context to allocate, in tokens; `None` = by the model and the memory.
     pub context: Option<u32>,
     /// Answers a model gives at the same time; `None` = the built-in number. The engine bounds it.

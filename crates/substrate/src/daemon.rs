@@ -10,12 +10,14 @@
 mod actions;
 mod calls;
 mod context;
+mod defaults;
 mod drain;
 pub mod engine;
 mod exchange;
 mod joining;
 mod lending;
 pub mod life;
+mod making;
 mod owner;
 mod perform;
 pub mod pool;

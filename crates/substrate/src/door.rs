@@ -11,6 +11,8 @@ use substrate_record::{ContentHash, JobId, NodeId, RecordId, Sampler, Scope, Wal
 use substrate_sandbox::wire::input::Input;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::models::parameters::Said;
+
 /// How many calls may wait for the daemon's loop. More callers than this wait in `send`.
 pub const DOOR_DEPTH: usize = 256;
 
@@ -49,6 +51,8 @@ pub struct Ask {
     pub input: Input,
     /// Sampling parameters, as PROTOCOL.md 1's integers. `n` choices are `n` jobs of one choice each to the caller.
     pub sampler: Sampler,
+    /// Which parameters the client chose itself; a model made here has defaults for the others.
+    pub said: Said,
     /// The client's seed; `None` draws one.
     pub seed: Option<i64>,
     /// Which of `n` choices this is, from 0: each draws its own noise from the one seed.

@@ -25,6 +25,7 @@ use tonic::transport::{Server, server::Connected};
 use crate::door::Door;
 
 pub mod convert;
+mod create;
 pub mod desk;
 mod import;
 pub mod refusal;

@@ -283,7 +283,7 @@ fn a_registry_key_signs_between_staging_and_finishing() {
     record.place = Some(place);
     let entry = record.sign(registry.signing(), &genesis.network()).unwrap();
     let held = importer
-        .finish(staged, &named("m"), entry.clone(), 9)
+        .finish(staged, &named("m"), entry.clone(), None, 9)
         .unwrap();
     assert_eq!(held.entry.author(), registry.node());
     // Another file does not get this entry.
@@ -295,7 +295,7 @@ fn a_registry_key_signs_between_staging_and_finishing() {
         )
         .unwrap();
     assert!(matches!(
-        importer.finish(other, &named("n"), entry, 9),
+        importer.finish(other, &named("n"), entry, None, 9),
         Err(ImportError::OtherEntry)
     ));
 }
@@ -362,7 +362,7 @@ fn an_entry_of_another_device_is_never_adopted() {
     let staged = importer.stage(&file, Vec::new(), &mut |_, _| {}).unwrap();
     let theirs = signed(&catalogue, stranger.device.signing(), staged.body.clone());
     let own = Signer::Device(machine.device.clone());
-    let held = importer.vouch(staged, &named("m"), &own, 1).unwrap();
+    let held = importer.vouch(staged, &named("m"), &own, None, 1).unwrap();
     assert!(!held.adopted);
     assert_ne!(held.held.entry.id(), theirs.id());
     assert_eq!(held.held.entry.author(), machine.device.node());

@@ -154,6 +154,10 @@ pub struct RunRequest {
     /// What the template is told of thinking.
     #[prost(enumeration = "Thinking", tag = "16")]
     pub thinking: i32,
+    /// Parameters that the caller chose itself, by Ollama's names (`temperature`, `num_predict`). A model made here has
+    /// defaults for the others.
+    #[prost(string, repeated, tag = "18")]
+    pub said: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What to answer.
     #[prost(oneof = "run_request::Prompt", tags = "2, 3, 17")]
     pub prompt: ::core::option::Option<run_request::Prompt>,
@@ -1555,6 +1559,40 @@ pub struct Imported {
     #[prost(bytes = "vec", tag = "6")]
     pub signer: ::prost::alloc::vec::Vec<u8>,
 }
+/// A model to be made.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateRequest {
+    /// Name to give it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Text of the Modelfile.
+    #[prost(string, tag = "2")]
+    pub modelfile: ::prost::alloc::string::String,
+    /// Absolute path of the folder that paths in it start from.
+    #[prost(string, tag = "3")]
+    pub folder: ::prost::alloc::string::String,
+}
+/// What a model that was made here adds to what it was made from.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Recipe {
+    /// What it was made from.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// Parameters, a line each.
+    #[prost(string, tag = "2")]
+    pub parameters: ::prost::alloc::string::String,
+    /// What the model is told first.
+    #[prost(string, optional, tag = "3")]
+    pub system: ::core::option::Option<::prost::alloc::string::String>,
+    /// Turns that every conversation begins with.
+    #[prost(message, repeated, tag = "4")]
+    pub messages: ::prost::alloc::vec::Vec<Message>,
+    /// Texts of licences.
+    #[prost(string, repeated, tag = "5")]
+    pub licences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShowRequest {
@@ -1634,6 +1672,12 @@ pub struct ShowReply {
     /// The memory it takes here; absent if this machine does not hold it.
     #[prost(message, optional, tag = "7")]
     pub fit: ::core::option::Option<Fit>,
+    /// What is added to it, if it was made here.
+    #[prost(message, optional, tag = "8")]
+    pub recipe: ::core::option::Option<Recipe>,
+    /// A Modelfile that makes it again.
+    #[prost(string, tag = "9")]
+    pub modelfile: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1944,6 +1988,30 @@ pub mod owner_client {
             let mut req = request.into_streaming_request();
             req.extensions_mut().insert(GrpcMethod::new("substrate.v1.Owner", "Import"));
             self.inner.streaming(req, path, codec).await
+        }
+        /// Makes a model from a Modelfile: from one that is here, or from a file.
+        pub async fn create(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImportEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/substrate.v1.Owner/Create",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("substrate.v1.Owner", "Create"));
+            self.inner.server_streaming(req, path, codec).await
         }
         /// Everything known of one model.
         pub async fn show(
@@ -2429,6 +2497,17 @@ pub mod owner_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ImportStep>>,
         ) -> std::result::Result<tonic::Response<Self::ImportStream>, tonic::Status>;
+        /// Server streaming response type for the Create method.
+        type CreateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ImportEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Makes a model from a Modelfile: from one that is here, or from a file.
+        async fn create(
+            &self,
+            request: tonic::Request<super::CreateRequest>,
+        ) -> std::result::Result<tonic::Response<Self::CreateStream>, tonic::Status>;
         /// Everything known of one model.
         async fn show(
             &self,
@@ -3003,6 +3082,52 @@ pub mod owner_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/substrate.v1.Owner/Create" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSvc<T: Owner>(pub Arc<T>);
+                    impl<
+                        T: Owner,
+                    > tonic::server::ServerStreamingService<super::CreateRequest>
+                    for CreateSvc<T> {
+                        type Response = super::ImportEvent;
+                        type ResponseStream = T::CreateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Owner>::create(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

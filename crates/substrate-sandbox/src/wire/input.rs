@@ -1,12 +1,12 @@
-//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases, thinking.
+//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases, thinking, a template of its own.
 //!
 //! Its bytes are what a manifest's input commitment covers, so one input has exactly one encoding:
-//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias, 7 thinking}, absent where empty; or {9 texts}
+//! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias, 7 thinking, 8 template}, absent where empty; or {9 texts}
 //! alone, whose answer is vectors.
 //!
 //! Invariant: `from_cbor_bytes(b) == Ok(i)` implies `i.to_cbor_bytes() == Ok(b)`.
 //! Invariant: an input is parsed inside the wall only; the daemon that serves it passes on bytes.
-//! Absent by design: a look inside tools and schema (JSON text, the worker's to parse), and a
+//! Absent by design: a look inside tools, schema and template (text, the worker's to parse), and a
 //! `Debug` that shows text.
 
 use std::fmt;
@@ -33,6 +33,9 @@ pub const MAX_LOGIT_BIAS: usize = 4096;
 /// The most texts of one job of embeddings: OpenAI's API takes as many.
 pub const MAX_TEXTS: usize = 2048;
 
+/// The longest template of an input's own in bytes: the longest known are 20 KiB.
+pub const MAX_TEMPLATE: usize = 64 * 1024;
+
 /// The longest role, name or tool call id in bytes.
 pub const MAX_LABEL: usize = 256;
 
@@ -51,6 +54,8 @@ pub struct Input {
     pub logit_bias: Vec<(u32, i32)>,
     /// What the template is told of thinking; `None` leaves it to the template.
     pub thinking: Option<Thinking>,
+    /// Template (Jinja) that renders the messages in place of the model's own.
+    pub template: Option<String>,
 }
 
 /// Whether a model is to think before it answers, and how hard; its number is its code.
@@ -179,6 +184,9 @@ pub enum InputError {
     /// Texts without one, or with what only an answer in words can have.
     #[error("texts to embed are one or more, and nothing goes with them")]
     Texts,
+    /// A template without messages.
+    #[error("a template goes with messages only")]
+    Template,
 }
 
 impl Input {
@@ -207,6 +215,7 @@ impl Input {
             stop: Vec::new(),
             logit_bias: Vec::new(),
             thinking: None,
+            template: None,
         }
     }
 
@@ -222,7 +231,8 @@ impl Input {
                 + usize::from(self.schema.is_some())
                 + usize::from(!self.stop.is_empty())
                 + usize::from(!self.logit_bias.is_empty())
-                + usize::from(self.thinking.is_some()),
+                + usize::from(self.thinking.is_some())
+                + usize::from(self.template.is_some()),
         );
         write_prompt(&mut w, &self.prompt);
         write_option(&mut w, 3, self.tools.as_deref());
@@ -245,6 +255,7 @@ impl Input {
             w.unsigned(7);
             w.unsigned(thinking as u64);
         }
+        write_option(&mut w, 8, self.template.as_deref());
         within("input", w.0.len(), MAX_INPUT)?;
         Ok(w.0)
     }
@@ -276,6 +287,7 @@ impl Input {
                         read_list(&mut reader, "logit_bias", MAX_LOGIT_BIAS, read_bias)?;
                 }
                 7 => input.thinking = Some(read_thinking(&mut reader)?),
+                8 => input.template = Some(reader.text()?.to_owned()),
                 _ => return Err(fields.unexpected(Some(label))),
             }
             if (label == 5 && input.stop.is_empty()) || (label == 6 && input.logit_bias.is_empty())
@@ -303,6 +315,12 @@ impl Input {
                 && self.thinking.is_none();
             if texts.is_empty() || !alone {
                 return Err(InputError::Texts);
+            }
+        }
+        if let Some(template) = &self.template {
+            within("template", template.len(), MAX_TEMPLATE)?;
+            if !matches!(self.prompt, Prompt::Chat(_)) {
+                return Err(InputError::Template);
             }
         }
         within("stop strings", self.stop.len(), MAX_STOPS)?;

@@ -13,13 +13,6 @@ pub struct Absent {
     _rest: Vec<String>,
 }
 
-/// `create`: models from a Modelfile.
-pub fn create() -> anyhow::Error {
-    Story::new("making a model from a Modelfile is not there yet")
-        .hint("`substrate import FILE --as NAME` brings a model file; `--system` and the sampling flags of `substrate run` say the rest")
-        .into()
-}
-
 /// `push`: models for a registry.
 pub fn push() -> anyhow::Error {
     Story::new("models are not pushed: there is no registry that would hold them for everyone")

@@ -106,15 +106,7 @@ fn signed(
 
 fn told(session: &Session, imported: &v1::Imported) -> anyhow::Result<()> {
     if session.json {
-        return Ok(session.json_line(&json!({
-            "status": "success",
-            "name": imported.name,
-            "entry": words::hex(&imported.entry),
-            "digest": words::hex(&imported.digest),
-            "size": imported.size,
-            "adopted": imported.adopted,
-            "signer": words::hex(&imported.signer),
-        }))?);
+        return Ok(session.json_line(&record(imported))?);
     }
     let how = if imported.adopted {
         "its entry was known already"
@@ -130,6 +122,19 @@ fn told(session: &Session, imported: &v1::Imported) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The last line for a program.
+pub fn record(imported: &v1::Imported) -> serde_json::Value {
+    json!({
+        "status": "success",
+        "name": imported.name,
+        "entry": words::hex(&imported.entry),
+        "digest": words::hex(&imported.digest),
+        "size": imported.size,
+        "adopted": imported.adopted,
+        "signer": words::hex(&imported.signer),
+    })
+}
+
 /// A step of known size.
 const FILL: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
@@ -140,13 +145,14 @@ const SPIN: &str = "{spinner} {msg}";
 const TURN: Duration = Duration::from_millis(120);
 
 /// Progress: a bar for who watches, a line per step for a log, a line of JSON for a program.
-struct Bar {
+pub struct Bar {
     bar: Option<ProgressBar>,
     last: String,
 }
 
 impl Bar {
-    fn new(session: &Session) -> Self {
+    /// A bar, if somebody watches.
+    pub fn new(session: &Session) -> Self {
         let bar = (watched() && !session.json).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(style(SPIN));
@@ -159,7 +165,12 @@ impl Bar {
         }
     }
 
-    fn show(&mut self, session: &Session, progress: &v1::ImportProgress) -> std::io::Result<()> {
+    /// Shows a step.
+    pub fn show(
+        &mut self,
+        session: &Session,
+        progress: &v1::ImportProgress,
+    ) -> std::io::Result<()> {
         if session.json {
             return session.json_line(&line_of(progress));
         }
@@ -173,7 +184,8 @@ impl Bar {
         Ok(())
     }
 
-    fn clear(&self) {
+    /// Takes the bar away.
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -15,6 +15,7 @@ mod story;
 mod circle;
 mod completions;
 mod copy;
+mod create;
 mod doctor;
 mod embed;
 mod import;
@@ -97,6 +98,8 @@ enum Command {
     Pull(pull::Pull),
     /// Bring a model file under a name
     Import(import::Import),
+    /// Make a model of your own from a Modelfile
+    Create(create::Create),
     /// List the models that can be used now
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -137,9 +140,6 @@ enum Command {
     /// Write the man pages into a folder
     #[command(hide = true)]
     Man(man::Man),
-    /// Not there yet
-    #[command(hide = true)]
-    Create(absent::Absent),
     /// Not here: there is no registry
     #[command(hide = true)]
     Push(absent::Absent),
@@ -235,6 +235,7 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Embed(command) => command.run(session).await,
         Command::Pull(command) => command.run(session).await,
         Command::Import(command) => command.run(session).await,
+        Command::Create(command) => command.run(session).await,
         Command::List(command) => command.run(session).await,
         Command::Show(command) => command.run(session).await,
         Command::Cp(command) => command.run(session).await,
@@ -254,7 +255,6 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Completions(command) => command.run(session),
         Command::Man(command) => command.run(session),
         Command::Key(command) => command.run(session).await,
-        Command::Create(_) => Err(absent::create()),
         Command::Push(_) => Err(absent::push()),
         Command::Signin(_) | Command::Signout(_) => Err(absent::account()),
     }

@@ -6,6 +6,7 @@ use clap::Args;
 use substrate_api::v1;
 
 use crate::grpc::convert::default_sampler;
+use crate::models::parameters::Setting;
 
 /// One million: what a fraction of 1 is on the wire.
 const ONE: u64 = 1_000_000;
@@ -86,9 +87,30 @@ impl Sampling {
             frequency: self.frequency_penalty.unwrap_or(usual.frequency),
             ..usual
         });
+        request.said = self.said();
         request.seed = self.seed;
         request.max_tokens = self.max_tokens;
         request.stop.clone_from(&self.stop);
+    }
+
+    /// Those that were chosen, so that no default of the model's takes their place.
+    fn said(&self) -> Vec<String> {
+        let said = [
+            (Setting::Temperature, self.temperature.is_some()),
+            (Setting::TopK, self.top_k.is_some()),
+            (Setting::TopP, self.top_p.is_some()),
+            (Setting::MinP, self.min_p.is_some()),
+            (Setting::TypicalP, self.typical_p.is_some()),
+            (Setting::RepeatLastN, self.repeat_last_n.is_some()),
+            (Setting::RepeatPenalty, self.repeat_penalty.is_some()),
+            (Setting::PresencePenalty, self.presence_penalty.is_some()),
+            (Setting::FrequencyPenalty, self.frequency_penalty.is_some()),
+            (Setting::Seed, self.seed.is_some()),
+            (Setting::NumPredict, self.max_tokens.is_some()),
+            (Setting::Stop, !self.stop.is_empty()),
+        ];
+        let said = said.into_iter().filter(|(_, said)| *said);
+        said.map(|(setting, _)| setting.name().to_owned()).collect()
     }
 
     /// Sets one parameter by its name; an error says what was expected.
@@ -194,6 +216,7 @@ mod tests {
             (request.seed, request.max_tokens, request.stop.len()),
             (Some(1), Some(1), 1)
         );
+        assert_eq!(request.said.len(), PARAMETERS.len());
         assert!(sampling.set("mirostat", "1").is_err());
     }
 }

@@ -24,12 +24,24 @@ pub struct Show {
     context: Option<NonZeroU32>,
 
     /// Only the chat template
-    #[arg(long, conflicts_with = "license")]
+    #[arg(long, group = "part")]
     template: bool,
 
     /// Only the licence
-    #[arg(long, visible_alias = "licence")]
+    #[arg(long, visible_alias = "licence", group = "part")]
     license: bool,
+
+    /// Only a Modelfile that makes it again
+    #[arg(long, group = "part")]
+    modelfile: bool,
+
+    /// Only the parameters it has defaults for
+    #[arg(long, group = "part")]
+    parameters: bool,
+
+    /// Only what it is told first
+    #[arg(long, group = "part")]
+    system: bool,
 }
 
 impl Show {
@@ -55,13 +67,36 @@ impl Show {
             return one(session, &model.name, "template", template);
         }
         if self.license {
-            return one(session, &model.name, "licence", model.licence);
+            return one(session, &model.name, "licence", licences(&known, &model));
+        }
+        if self.modelfile {
+            return one(session, &model.name, "modelfile", known.modelfile);
+        }
+        let recipe = known.recipe.clone().unwrap_or_default();
+        if self.parameters {
+            return one(session, &model.name, "parameters", recipe.parameters);
+        }
+        if self.system {
+            return one(
+                session,
+                &model.name,
+                "system",
+                recipe.system.unwrap_or_default(),
+            );
         }
         if session.json {
             return Ok(session.json(&as_json(&known, &model))?);
         }
         Ok(session.text(&page(&known, &model))?)
     }
+}
+
+/// What the file says, and the texts that were added.
+fn licences(known: &v1::ShowReply, model: &v1::Model) -> String {
+    let added = known.recipe.iter().flat_map(|recipe| &recipe.licences);
+    let said = Some(&model.licence).filter(|said| !said.is_empty());
+    let texts: Vec<&str> = said.into_iter().chain(added).map(String::as_str).collect();
+    texts.join("\n\n")
 }
 
 /// One thing known of a model, alone.
@@ -82,6 +117,10 @@ fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {
     value["sources"] = json!(known.sources);
     value["signer"] = json!(known.signer.as_deref().map(words::hex));
     value["vocabulary"] = json!(known.n_vocab);
+    value["modelfile"] = json!(known.modelfile);
+    if let Some(recipe) = &known.recipe {
+        value["recipe"] = recipe_json(recipe);
+    }
     if let Some(fit) = &known.fit {
         value["memory"] = fit_json(fit);
     }
@@ -89,6 +128,18 @@ fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {
         value["reference_rates"] = json!({ "prefill": rates.prefill, "decode": rates.decode });
     }
     value
+}
+
+fn recipe_json(recipe: &v1::Recipe) -> serde_json::Value {
+    let turns = recipe.messages.iter();
+    let turns = turns.map(|turn| json!({ "role": turn.role, "content": turn.content }));
+    json!({
+        "from": recipe.from,
+        "parameters": recipe.parameters,
+        "system": recipe.system,
+        "messages": turns.collect::<Vec<_>>(),
+        "licences": recipe.licences,
+    })
 }
 
 fn fit_json(fit: &v1::Fit) -> serde_json::Value {
@@ -161,6 +212,9 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
             ("sources", known.sources.join(", ")),
         ],
     );
+    if let Some(recipe) = &known.recipe {
+        heading("Made here", &made(recipe));
+    }
     if let Some(fit) = &known.fit {
         heading("Memory", &memory(fit));
     }
@@ -195,6 +249,26 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
     page.truncate(page.trim_end().len());
     page.push('\n');
     page
+}
+
+/// What is added to what it was made from; `--modelfile` tells all of it.
+fn made(recipe: &v1::Recipe) -> [(&'static str, String); 4] {
+    let lines = recipe.parameters.lines();
+    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let system = recipe
+        .system
+        .as_deref()
+        .and_then(|text| text.lines().next());
+    let turns = match recipe.messages.len() {
+        0 => String::new(),
+        turns => turns.to_string(),
+    };
+    [
+        ("from", recipe.from.clone()),
+        ("parameters", words.collect::<Vec<_>>().join(", ")),
+        ("system", system.unwrap_or_default().to_owned()),
+        ("first turns", turns),
+    ]
 }
 
 /// What it takes, part by part.

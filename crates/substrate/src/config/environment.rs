@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use super::place::Said;
-use super::{Config, ConfigError, KeepAlive, MAX_QUEUE};
+use super::{Config, ConfigError, KeepAlive, LoadTimeout, MAX_QUEUE};
 
 /// The port a host without one gets: Ollama's, since the variable speaks of Ollama's address.
 const OLLAMA_PORT: u16 = 11434;
@@ -39,6 +39,10 @@ pub(super) fn fall_back(
     }
     if let Some(text) = get("models.keep_alive", "OLLAMA_KEEP_ALIVE") {
         config.models.keep_alive = KeepAlive::parse(&text).map_err(wrong("OLLAMA_KEEP_ALIVE"))?;
+    }
+    if let Some(text) = get("models.load_timeout", "OLLAMA_LOAD_TIMEOUT") {
+        config.models.load_timeout =
+            LoadTimeout::parse(&text).map_err(wrong("OLLAMA_LOAD_TIMEOUT"))?;
     }
     if let Some(text) = get("models.context", "OLLAMA_CONTEXT_LENGTH") {
         let tokens = number(&text).map_err(wrong("OLLAMA_CONTEXT_LENGTH"))?;

@@ -167,6 +167,7 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
         let value = match name {
             "OLLAMA_HOST" => "http://0.0.0.0",
             "OLLAMA_KEEP_ALIVE" => "-1",
+            "OLLAMA_LOAD_TIMEOUT" => "90s",
             "OLLAMA_CONTEXT_LENGTH" => "8192",
             "OLLAMA_ORIGINS" => "http://a.example, app://b",
             "OLLAMA_MAX_QUEUE" => "7",
@@ -182,6 +183,7 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
         Config::parse_with("[models]\ncontext = 512\n", Path::new("config.toml"), &env).unwrap();
     assert_eq!(config.api.listen, ["0.0.0.0:11434".parse().unwrap()]);
     assert_eq!(config.models.keep_alive, KeepAlive::Forever);
+    assert_eq!(config.models.load_timeout.0.as_secs(), 90);
     assert_eq!(config.models.context, Some(512), "the file wins");
     assert_eq!(config.api.origins, ["http://a.example", "app://b"]);
     assert_eq!(config.api.max_queue, 7);
@@ -193,6 +195,15 @@ fn ollamas_variables_fill_in_what_the_file_leaves_out() {
         (name == "OLLAMA_HOST").then(|| "a b".to_owned())
     });
     assert!(wrong.unwrap_err().to_string().starts_with("OLLAMA_HOST: "));
+}
+
+#[test]
+fn a_load_without_a_limit_is_given_up_after_a_day() {
+    for (written, seconds) in [("\"10m\"", 600), ("7", 7), ("0", 86_400), ("-1", 86_400)] {
+        let text = format!("[models]\nload_timeout = {written}\n");
+        let config = Config::parse(&text, Path::new("c")).unwrap();
+        assert_eq!(config.models.load_timeout.0.as_secs(), seconds, "{written}");
+    }
 }
 
 #[test]

@@ -259,6 +259,42 @@ pub(super) fn absolute_path<'de, D: Deserializer<'de>>(
     )))
 }
 
+/// How long a model may take to be loaded, as Ollama's `OLLAMA_LOAD_TIMEOUT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadTimeout(pub Duration);
+
+/// Stands for no limit: a load of a day is one that hangs.
+const LONGEST_LOAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for LoadTimeout {
+    /// Five minutes, as Ollama's.
+    fn default() -> Self {
+        Self(Duration::from_secs(300))
+    }
+}
+
+impl LoadTimeout {
+    /// `"10m"` or a number of seconds; nothing and less is no limit, as with Ollama.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(KeepAlive::parse(text)?.into())
+    }
+}
+
+impl From<KeepAlive> for LoadTimeout {
+    fn from(written: KeepAlive) -> Self {
+        Self(match written {
+            KeepAlive::After(limit) if !limit.is_zero() => limit.min(LONGEST_LOAD),
+            KeepAlive::After(_) | KeepAlive::Forever => LONGEST_LOAD,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for LoadTimeout {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        KeepAlive::deserialize(from).map(Self::from)
+    }
+}
+
 /// How the numbers of a model's cache are kept, as Ollama's `OLLAMA_KV_CACHE_TYPE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub enum CacheType {

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use substrate_record::ContentHash;
 use tokio::sync::{mpsc, watch};
 
 use super::context::blocking;
+use super::making;
 use crate::door::{Call, Door};
 use crate::grpc::desk::{Desk, now_ms};
 use crate::http::actions::PullStream;
 use crate::http::{ActionError, Details, ModelActions, PullProgress, PullRights};
 use crate::models::catalogue::{FindError, Held};
+use crate::models::create::Order;
 use crate::models::import::Signer;
 use crate::models::names::ModelName;
 use crate::models::pull::{PullError, Source};
@@ -111,6 +114,25 @@ impl ModelActions for DeskActions {
         .boxed()
     }
 
+    fn create(&self, order: Order) -> BoxFuture<'_, Result<PullStream, ActionError>> {
+        async move { making::create(self.desk(), self.door.clone(), order).await }.boxed()
+    }
+
+    fn has_blob(&self, digest: ContentHash) -> BoxFuture<'_, bool> {
+        let blobs = self.desk().blobs.clone();
+        async move { blocking(move || blobs.has(&digest)).await }.boxed()
+    }
+
+    fn upload(
+        &self,
+        digest: ContentHash,
+        total: Option<u64>,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> BoxFuture<'_, Result<(), ActionError>> {
+        let blobs = self.desk().blobs.clone();
+        async move { blocking(move || making::keep(&blobs, digest, total, bytes)).await }.boxed()
+    }
+
     fn show(&self, name: String) -> BoxFuture<'_, Result<Details, ActionError>> {
         async move {
             let desk = self.desk();
@@ -188,7 +210,8 @@ fn pull_error(error: &PullError) -> ActionError {
     }
 }
 
-fn action_error(error: FindError) -> ActionError {
+/// A model that was not found.
+pub(super) fn action_error(error: FindError) -> ActionError {
     match error {
         FindError::Unknown { model, similar } => ActionError::Unknown { model, similar },
         FindError::Name(error) => ActionError::BadName {
@@ -202,7 +225,7 @@ fn action_error(error: FindError) -> ActionError {
 
 fn details(held: &Held) -> Details {
     let entry = held.entry.body();
-    let template = held.facts.template.clone().unwrap_or_default();
+    let template = held.template().unwrap_or_default().to_owned();
     let model_info = [
         ("general.architecture", entry.arch.clone().into()),
         ("general.parameter_count", held.facts.n_params.into()),
@@ -221,6 +244,8 @@ fn details(held: &Held) -> Details {
         model_info: model_info.into(),
         capabilities: crate::thoughts::capabilities(&entry.arch, &template),
         template,
+        recipe: held.recipe.clone(),
+        modelfile: held.modelfile(),
     }
 }
 

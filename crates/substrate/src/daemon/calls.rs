@@ -11,7 +11,7 @@ use super::context::{blocking, draw, unix_ms};
 use super::life::{Arrival, Life, Note, Requested};
 use super::session::answer::{Answer, kind_of};
 use super::session::closing;
-use super::{joining, views};
+use super::{defaults, joining, views};
 use crate::config::Config;
 use crate::door::{
     Ask, AskError, Call, Client, JOB_EVENT_DEPTH, JobEvent, JobStream, JobView, Joined, Placement,
@@ -69,12 +69,15 @@ impl Life {
         }
     }
 
-    fn submit(&mut self, ask: Ask) -> Result<JobStream, AskError> {
+    fn submit(&mut self, mut ask: Ask) -> Result<JobStream, AskError> {
         let default = self.settings.config().api.default_scope;
         let scope = ask.scope.unwrap_or_else(|| default.into());
         let entries = self.shelf.named(&ask.model);
         if entries.is_empty() || !self.is_held(&entries, scope, ask.placement) {
             return Err(self.unknown(&ask.model, scope, &entries));
+        }
+        if let Some(recipe) = self.shelf.recipe(&ask.model) {
+            defaults::fill(&mut ask, &recipe);
         }
         let input = ask
             .input

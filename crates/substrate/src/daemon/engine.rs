@@ -95,17 +95,18 @@ impl Engine {
     ///
     /// # Errors
     /// The worker's refusal of the model, its death, or silence.
-    pub async fn load(worker: Worker, load: ToWorker) -> Result<Self, WorkError> {
+    pub async fn load(
+        worker: Worker,
+        load: ToWorker,
+        deadline: Duration,
+    ) -> Result<Self, WorkError> {
         let (pipe, process, pid) = adopt(worker)?;
         let (mut read, mut write) = pipe.into_split();
         let mut decoder = Decoder::new();
         send(&mut write, &load).await?;
-        let facts = timeout(
-            LOAD_DEADLINE,
-            await_loaded(&mut read, &mut decoder, &process),
-        )
-        .await
-        .map_err(|_| silent("load the model", LOAD_DEADLINE))??;
+        let facts = timeout(deadline, await_loaded(&mut read, &mut decoder, &process))
+            .await
+            .map_err(|_| silent("load the model", deadline))??;
         Ok(Self::run(read, write, decoder, process, pid, facts))
     }
 

@@ -59,6 +59,8 @@ pub struct WorkerSettings {
     pub memory_limit: u64,
     /// What one model may take, if the owner said so.
     pub owner_limit: Option<u64>,
+    /// How long a load may take.
+    pub load_timeout: Duration,
     /// How long an idle worker stays; `None` = for ever.
     pub keep_alive: Option<Duration>,
     /// Models in memory at the same time.
@@ -128,6 +130,8 @@ pub struct Pool {
     models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
     /// The weights that have a name here, and the name.
     known: Arc<Mutex<BTreeMap<ContentHash, String>>>,
+    /// Contexts that models made from weights want, the longest of each.
+    wished: Arc<Mutex<BTreeMap<ContentHash, u32>>>,
     /// What the headers of those say, of as many as were asked for.
     inspected: Arc<Mutex<BTreeMap<ContentHash, Arc<wire::ModelFacts>>>>,
     /// Whoever loads holds this; the lock is fair, so that the others come in order.
@@ -242,6 +246,7 @@ impl Pool {
             blobs,
             models: Arc::default(),
             known: Arc::default(),
+            wished: Arc::default(),
             inspected: Arc::default(),
             turns: Arc::default(),
             released: Arc::default(),
@@ -317,9 +322,10 @@ impl Pool {
         Err(error)
     }
 
-    /// Which weights have a name here. Workers of others end when they are idle.
-    pub fn know(&self, named: BTreeMap<ContentHash, String>) {
+    /// Which weights have a name here, and which contexts are wished for them. Workers of others end when they are idle.
+    pub fn know(&self, named: BTreeMap<ContentHash, String>, wished: BTreeMap<ContentHash, u32>) {
         *lock(&self.known) = named;
+        *lock(&self.wished) = wished;
     }
 
     fn engine_of(&self, weights: &ContentHash) -> Option<Engine> {
@@ -343,10 +349,13 @@ impl Pool {
         models.into_iter().filter_map(loading).collect()
     }
 
-    /// The context a worker is given: the owner's choice or the default, and never more than the model was trained
-    /// for (0 = it does not say), past which its answers are noise.
-    pub fn context(&self, trained: u32) -> u32 {
-        let wanted = self.settings.context.unwrap_or(DEFAULT_CONTEXT);
+    /// The context a worker over these weights is given: the owner's choice, or the default and more if a model made from
+    /// them wishes it; and never more than the model was trained for (0 = it does not say), past which its answers are
+    /// noise.
+    pub fn context_of(&self, weights: &ContentHash, trained: u32) -> u32 {
+        let wished = lock(&self.wished).get(weights).copied().unwrap_or(0);
+        let default = DEFAULT_CONTEXT.max(wished);
+        let wanted = self.settings.context.unwrap_or(default);
         if trained == 0 {
             wanted
         } else {

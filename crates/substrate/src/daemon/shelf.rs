@@ -13,6 +13,7 @@ use substrate_record::{ContentHash, Genesis, ModelEntry, NodeId, RecordId, Verif
 use super::pool::Pool;
 use super::session::closing::weights;
 use crate::models::catalogue::{Catalogue, Held};
+use crate::models::recipe::Recipe;
 
 /// Time to load a model before one was loaded here: 100 MB from the page cache took 0.2 s on two slow cores.
 const LOAD_GUESS: Duration = Duration::from_millis(500);
@@ -139,6 +140,16 @@ impl Shelf {
         &self.held
     }
 
+    /// The model held here that a typed name means.
+    pub fn called(&self, model: &str) -> Option<Held> {
+        self.catalogue.find(model).ok()
+    }
+
+    /// What is added to the model of this name, if it was made here.
+    pub fn recipe(&self, model: &str) -> Option<Recipe> {
+        self.called(model)?.recipe
+    }
+
     /// Entries that a typed name may mean, all over the same weights, own ones first.
     pub fn named(&self, model: &str) -> Vec<RecordId> {
         let Some(weights) = self.weights_of(model) else {
@@ -153,7 +164,7 @@ impl Shelf {
 
     /// The weights a typed name means: an own model's, else those of a known entry of that name.
     fn weights_of(&self, model: &str) -> Option<ContentHash> {
-        if let Ok(held) = self.catalogue.find(model) {
+        if let Some(held) = self.called(model) {
             return Some(held.weights());
         }
         if let Ok(id) = model.parse::<RecordId>() {
@@ -180,11 +191,30 @@ impl Shelf {
             .filter(move |entry| weights(entry).as_ref() == Some(digest))
     }
 
-    /// The weights held here, each with its name.
+    /// The weights held here, each with its name; that of a model made from them only if there is no other.
     pub fn names(&self) -> BTreeMap<ContentHash, String> {
-        let held = self.held.iter();
+        let (plain, made): (Vec<_>, Vec<_>) =
+            self.held.iter().partition(|held| held.recipe.is_none());
+        // The last of those over the same weights stays.
+        let held = made.into_iter().chain(plain);
         held.map(|held| (held.weights(), held.name.to_string()))
             .collect()
+    }
+
+    /// The longest context that models made from weights held here wish.
+    pub fn contexts(&self) -> BTreeMap<ContentHash, u32> {
+        let mut longest = BTreeMap::new();
+        for held in &self.held {
+            let wished = held
+                .recipe
+                .as_ref()
+                .and_then(|recipe| recipe.parameters.context());
+            if let Some(wished) = wished {
+                let context: &mut u32 = longest.entry(held.weights()).or_default();
+                *context = wished.max(*context);
+            }
+        }
+        longest
     }
 
     /// What this machine can answer with, for the node: one line per entry over weights held here and whole.

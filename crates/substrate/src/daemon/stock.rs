@@ -3,6 +3,7 @@
 //! Invariant: the node is told of every change of what this machine can answer with, and of nothing else; a model
 //! whose bytes are not whole is not offered to anybody.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use substrate_node::{Event, JobPhase};
@@ -24,13 +25,13 @@ impl Life {
     /// Tokens of an answer that asked for no limit: what the model was trained for, since no node serves a longer
     /// context and each worker stops at the end of its own. A file that does not say is served the default here.
     pub(super) fn longest(&self, entries: &[RecordId]) -> u32 {
-        let trained = entries
-            .iter()
-            .filter_map(|id| self.shelf.entry(id))
-            .map(|entry| entry.body().context);
-        match trained.max() {
-            Some(trained) if trained > 0 => trained,
-            _ => self.context.pool.context(0),
+        let known = entries.iter().filter_map(|id| self.shelf.entry(id));
+        let trained = known.clone().map(|entry| entry.body().context).max();
+        let weights = known.clone().find_map(closing::weights);
+        match (trained, weights) {
+            (Some(trained), _) if trained > 0 => trained,
+            (_, Some(weights)) => self.context.pool.context_of(&weights, 0),
+            _ => 1,
         }
     }
 
@@ -91,12 +92,8 @@ impl Life {
     }
 
     pub(super) fn full_name(&self, model: &str) -> String {
+        let held = self.shelf.called(model);
         let first = self.shelf.named(model).into_iter().next();
-        let held = self
-            .shelf
-            .held()
-            .iter()
-            .find(|held| Some(held.entry.id()) == first);
         match (held, first.and_then(|id| self.shelf.entry(&id))) {
             (Some(held), _) => held.name.to_string(),
             (None, Some(entry)) => entry.body().name.clone(),
@@ -218,7 +215,7 @@ impl Life {
     /// Tells the pool which models have a name here; the workers of others end.
     pub(super) fn tell_pool(&self) {
         let pool = self.context.pool.clone();
-        pool.know(self.shelf.names());
+        pool.know(self.shelf.names(), self.shelf.contexts());
         self.tasks.spawn(async move { pool.expire().await });
     }
 
@@ -282,11 +279,11 @@ impl Life {
     pub(super) fn refuse_unlent(&mut self) {
         let lending = &self.settings.config().lending;
         let held = self.shelf.held();
-        let refused = held
-            .iter()
-            .filter(|held| !lending.lends(&held.name))
-            .map(|held| held.entry.id())
-            .collect();
+        // A model is lent if it is under any of its names.
+        let lent = held.iter().filter(|held| lending.lends(&held.name));
+        let lent: BTreeSet<RecordId> = lent.map(|held| held.entry.id()).collect();
+        let ids = held.iter().map(|held| held.entry.id());
+        let refused = ids.filter(|id| !lent.contains(id)).collect();
         for name in lending.unknown_models(held.iter().map(|held| &held.name)) {
             tracing::warn!(%name, "a model on the list of what is lent is not on this machine");
         }

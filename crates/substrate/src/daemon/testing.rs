@@ -108,6 +108,7 @@ pub fn no_worker() -> WorkerSettings {
         context: None,
         memory_limit: 1 << 30,
         owner_limit: None,
+        load_timeout: Duration::from_secs(1),
         keep_alive: None,
         max_loaded: 3,
         kv: Default::default(),

@@ -28,14 +28,14 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
         own: true,
         nodes,
         loaded: pool.is_loaded(&held.weights()),
-        template: held.facts.template.clone(),
+        template: held.template().map(str::to_owned),
     }
 }
 
 /// What its worker was given, or would be.
 fn served_context(held: &Held, pool: &Pool) -> u32 {
     let loaded = pool.loaded_context(&held.weights());
-    loaded.unwrap_or_else(|| pool.context(held.entry.body().context))
+    loaded.unwrap_or_else(|| pool.context_of(&held.weights(), held.entry.body().context))
 }
 
 /// A model only others hold.
@@ -68,10 +68,16 @@ pub fn others_model(
 pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
     let loading = pool.loading().into_iter();
     let loading = loading.filter_map(|(digest, loading)| {
-        let held = held.iter().find(|held| held.weights() == digest)?;
+        let held = over(held, &digest)?;
         Some(being_loaded(held, loading, pool))
     });
     loaded_workers(pool, held).chain(loading).collect()
+}
+
+/// The model that has these weights; one that was made from them only if there is no other.
+fn over<'a>(held: &'a [Held], weights: &ContentHash) -> Option<&'a Held> {
+    let over = held.iter().filter(|held| held.weights() == *weights);
+    over.min_by_key(|held| held.recipe.is_some())
 }
 
 fn loaded_workers<'a>(
@@ -79,9 +85,7 @@ fn loaded_workers<'a>(
     held: &'a [Held],
 ) -> impl Iterator<Item = WorkerView> + use<'a> {
     pool.loaded().into_iter().map(|loaded| {
-        let name = held
-            .iter()
-            .find(|held| held.weights() == loaded.digest)
+        let name = over(held, &loaded.digest)
             .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
         let facts = loaded.engine.facts();
         WorkerView {
@@ -108,7 +112,7 @@ fn being_loaded(held: &Held, loading: Loading, pool: &Pool) -> WorkerView {
         model: held.name.to_string(),
         digest: held.weights(),
         memory: 0,
-        context: pool.context(entry.context),
+        context: pool.context_of(&held.weights(), entry.context),
         pid: 0,
         wall: pool.wall(),
         busy: 0,

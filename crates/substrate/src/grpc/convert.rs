@@ -12,6 +12,7 @@ use crate::door::{
     self, Ask, Client, FinishReason, FitView, JobRole, JobView, ModelView, PeerView, Placement,
     QueueNews, Route, Summary, WorkerView,
 };
+use crate::models::parameters::{Said, Setting};
 
 /// How long an answer is waited for if the caller does not say: the longest answer a slow CPU gives, with a queue before it.
 pub const DEFAULT_DEADLINE_MS: u64 = 30 * 60 * 1000;
@@ -59,11 +60,13 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
             .map(|bias| (bias.token, bias.bias))
             .collect(),
         thinking: thinking_in(request.thinking)?,
+        template: None,
     };
     Ok(Ask {
         model: request.model,
         input,
         sampler,
+        said: said_in(&request.said)?,
         seed: request.seed,
         choice: 0,
         max_tokens: request.max_tokens,
@@ -77,6 +80,14 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
         },
         client: Client::Owner,
     })
+}
+
+/// The parameters that the caller chose itself.
+fn said_in(names: &[String]) -> Result<Said, Status> {
+    let setting = |name: &String| {
+        Setting::from_name(name).ok_or_else(|| wrong("said", "holds a name that no parameter has"))
+    };
+    names.iter().map(setting).collect()
 }
 
 /// What a template is told of thinking, if anything.

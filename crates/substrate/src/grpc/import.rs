@@ -60,7 +60,7 @@ pub fn events(
                 yield drafted(&desk, &staged, &signer)?;
                 let entry = signed(&desk, &mut steps, &staged, &signer).await?;
                 let importer = desk.importer.clone();
-                let held = off_loop(move || importer.finish(*staged, &name, entry, now_ms()).map_err(import_failed)).await?;
+                let held = off_loop(move || importer.finish(*staged, &name, entry, None, now_ms()).map_err(import_failed)).await?;
                 imported_of(&held, false)
             }
         };
@@ -207,7 +207,7 @@ fn adopt_or_sign(
     };
     let importer: &Importer = &desk.importer;
     let held = importer
-        .finish(staged, &name, known, now_ms())
+        .finish(staged, &name, known, None, now_ms())
         .map_err(import_failed)?;
     Ok(Outcome::Done(Box::new(imported_of(&held, true))))
 }
@@ -216,7 +216,8 @@ fn done(report: ImportReport) -> Outcome {
     Outcome::Done(Box::new(imported_of(&report.held, report.adopted)))
 }
 
-fn imported_of(held: &Held, adopted: bool) -> v1::Imported {
+/// A model that is here now.
+pub fn imported_of(held: &Held, adopted: bool) -> v1::Imported {
     v1::Imported {
         name: held.name.to_string(),
         entry: held.entry.id().as_bytes().to_vec(),

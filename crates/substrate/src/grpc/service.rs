@@ -22,7 +22,7 @@ use super::{
         ask_in, event_out, fit_out, job_in, job_out, model_out, node_in, peer_out, scope_in,
         scope_out, status_out, worker_out,
     },
-    import, refusal, shelf,
+    create, import, refusal, shelf,
 };
 
 /// What a call answers.
@@ -139,6 +139,7 @@ fn events_of(stream: JobStream) -> Events<v1::JobEvent> {
 impl Owner for OwnerService {
     type RunStream = Events<v1::JobEvent>;
     type ImportStream = Events<v1::ImportEvent>;
+    type CreateStream = Events<v1::ImportEvent>;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<Self::RunStream> {
         let ask = Box::new(ask_in(request.into_inner())?);
@@ -222,6 +223,11 @@ impl Owner for OwnerService {
         Ok(Response::new(Box::pin(events)))
     }
 
+    async fn create(&self, request: Request<v1::CreateRequest>) -> Answer<Self::CreateStream> {
+        let events = create::events(self.desk(), self.door.clone(), request.into_inner())?;
+        Ok(Response::new(Box::pin(events)))
+    }
+
     async fn show(&self, request: Request<v1::ShowRequest>) -> Answer<v1::ShowReply> {
         let v1::ShowRequest { model, context } = request.into_inner();
         let wanted = model.clone();
@@ -243,6 +249,7 @@ impl Owner for OwnerService {
             return Err(unknown);
         };
         Ok(Response::new(v1::ShowReply {
+            modelfile: format!("FROM {}\n", seen.name),
             model: Some(model_out(seen)),
             ..Default::default()
         }))

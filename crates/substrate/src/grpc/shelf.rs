@@ -13,6 +13,7 @@ use crate::{
     models::{
         catalogue::{Catalogue, FindError, Held},
         names::ModelName,
+        recipe::{Recipe, Turn},
     },
     receipts,
 };
@@ -66,7 +67,7 @@ fn model_of(held: &Held) -> v1::Model {
         own: true,
         nodes: Vec::new(),
         loaded: false,
-        template: held.facts.template.clone(),
+        template: held.template().map(str::to_owned),
     }
 }
 
@@ -82,7 +83,24 @@ pub fn show(desk: &Desk, model: &str) -> Result<v1::ShowReply, Status> {
         reference_rates: super::import::rates_out(entry),
         n_vocab: held.facts.n_vocab,
         fit: None,
+        recipe: held.recipe.as_ref().map(recipe_out),
+        modelfile: held.modelfile(),
     })
+}
+
+fn recipe_out(recipe: &Recipe) -> v1::Recipe {
+    let turn = |turn: &Turn| v1::Message {
+        role: turn.role.clone(),
+        content: turn.content.clone(),
+        ..Default::default()
+    };
+    v1::Recipe {
+        from: recipe.from.clone(),
+        parameters: recipe.parameters.listing(),
+        system: recipe.system.clone(),
+        messages: recipe.messages.iter().map(turn).collect(),
+        licences: recipe.licences.clone(),
+    }
 }
 
 /// Takes a name away, and the bytes nobody else names.

@@ -4,10 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Bytes;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
+use substrate_record::ContentHash;
 use tokio::sync::mpsc;
+
+use crate::models::create::Order;
+use crate::models::recipe::Recipe;
 
 /// What the caller of a pull may cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +23,7 @@ pub enum PullRights {
     MaySign,
 }
 
-/// One line of a pull, with the words Ollama's clients know: `pulling manifest`,
+/// One line of a pull or of a making, with the words Ollama's clients know: `pulling manifest`,
 /// `pulling <digest>`, `verifying sha256 digest`, `writing manifest`, and at last `success`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PullProgress {
@@ -46,6 +51,10 @@ pub struct Details {
     pub model_info: BTreeMap<String, Value>,
     /// Such as `completion` and `tools`.
     pub capabilities: Vec<String>,
+    /// What is added to it, if it was made here.
+    pub recipe: Option<Recipe>,
+    /// A Modelfile that makes it again.
+    pub modelfile: String,
 }
 
 /// Why a change was not made.
@@ -69,6 +78,20 @@ pub enum ActionError {
     /// Not a name.
     #[error("{why}")]
     BadName {
+        /// In plain words.
+        why: String,
+    },
+    /// What was sent cannot be.
+    #[error("{why}")]
+    Invalid {
+        /// The field at fault.
+        param: &'static str,
+        /// In plain words.
+        why: String,
+    },
+    /// The disk is full.
+    #[error("{why}")]
+    NoSpace {
         /// In plain words.
         why: String,
     },
@@ -101,6 +124,18 @@ pub trait ModelActions: Send + Sync + 'static {
     fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ActionError>>;
     /// Gives a model a second name.
     fn copy(&self, from: String, to: String) -> BoxFuture<'_, Result<(), ActionError>>;
+    /// Makes a model from one that is here or from an upload. What it is made from is looked up before anything is told.
+    fn create(&self, order: Order) -> BoxFuture<'_, Result<PullStream, ActionError>>;
+    /// Whether a blob is here.
+    fn has_blob(&self, digest: ContentHash) -> BoxFuture<'_, bool>;
+    /// Keeps what comes as a blob, if it has this digest when the channel ends. `total` is what the caller said of its
+    /// size.
+    fn upload(
+        &self,
+        digest: ContentHash,
+        total: Option<u64>,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> BoxFuture<'_, Result<(), ActionError>>;
     /// Details of a model held here.
     fn show(&self, name: String) -> BoxFuture<'_, Result<Details, ActionError>>;
 }

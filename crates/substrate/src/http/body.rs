@@ -48,7 +48,8 @@ async fn read(request: Request) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-fn declared(headers: &HeaderMap) -> u64 {
+/// The length a request says its body has; 0 if it does not say.
+pub(super) fn declared(headers: &HeaderMap) -> u64 {
     headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok())
@@ -69,7 +70,8 @@ async fn keep(body: Body) -> Result<Vec<u8>, Refusal> {
     Ok(kept)
 }
 
-fn linger(mut arriving: BodyDataStream) {
+/// Throws the rest of a body away, for a moment.
+pub(super) fn linger(mut arriving: BodyDataStream) {
     tokio::spawn(tokio::time::timeout(LINGER, async move {
         while let Some(Ok(_)) = arriving.next().await {}
     }));

@@ -14,6 +14,7 @@ use super::guard::Caller;
 use super::job::{Answer, DEADLINE_MS, Running, submit};
 use super::names::model_name;
 use crate::door::{Ask, Placement};
+use crate::models::parameters::Said;
 
 /// One text or a list of them.
 pub(super) type Texts = TextsOf<MAX_TEXTS>;
@@ -41,6 +42,7 @@ pub(super) async fn embed(
         model: model_name("model", &wanted.model)?,
         input: Input::texts(wanted.texts, wanted.truncate),
         sampler: NOTHING_DRAWN,
+        said: Said::new(),
         seed: None,
         choice: 0,
         max_tokens: None,

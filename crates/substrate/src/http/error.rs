@@ -222,6 +222,11 @@ impl Refusal {
         Self::plain(StatusCode::NOT_FOUND, Some("not_found"), why)
     }
 
+    /// What was sent does not fit the disk.
+    pub(super) fn no_space(why: impl Into<String>) -> Self {
+        Self::plain(StatusCode::INSUFFICIENT_STORAGE, Some("no_space"), why)
+    }
+
     /// A fault of this side.
     pub(super) fn internal(why: impl Into<String>) -> Self {
         Self::plain(

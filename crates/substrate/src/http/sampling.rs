@@ -9,6 +9,7 @@ use substrate_record::Sampler;
 use substrate_sandbox::wire::input::MAX_STOP;
 
 use super::error::Refusal;
+use crate::models::parameters::{Said, Setting};
 
 /// Most alternatives told per token, as OpenAI's and Ollama's references say.
 const MAX_TOP_LOGPROBS: i64 = 20;
@@ -25,43 +26,98 @@ const LOGIT: f64 = 65_536.0;
 /// The schema of "some JSON object": OpenAI's `json_object`, Ollama's `"json"`.
 pub(super) const ANY_OBJECT: &str = r#"{"type":"object"}"#;
 
-/// A client's wishes with its API's defaults filled in.
-#[derive(Debug, Clone)]
-pub(super) struct Wishes {
+/// What holds where a client says nothing: its API's defaults.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Usual {
     pub(super) temperature: f64,
-    pub(super) hottest: f64,
     pub(super) top_k: f64,
     pub(super) top_p: f64,
-    pub(super) min_p: f64,
-    pub(super) typical_p: f64,
     pub(super) repeat_last_n: f64,
-    pub(super) repeat_penalty: f64,
-    pub(super) presence_penalty: f64,
-    pub(super) frequency_penalty: f64,
+    /// The hottest temperature of its reference.
+    pub(super) hottest: f64,
+}
+
+/// What a client wishes itself.
+#[derive(Debug, Clone)]
+pub(super) struct Wishes {
+    pub(super) usual: Usual,
+    pub(super) temperature: Option<f64>,
+    pub(super) top_k: Option<f64>,
+    pub(super) top_p: Option<f64>,
+    pub(super) min_p: Option<f64>,
+    pub(super) typical_p: Option<f64>,
+    pub(super) repeat_last_n: Option<f64>,
+    pub(super) repeat_penalty: Option<f64>,
+    pub(super) presence_penalty: Option<f64>,
+    pub(super) frequency_penalty: Option<f64>,
     /// Alternatives told per token; `None` = no log-probabilities at all. See [`top_logprobs`].
     pub(super) top_logprobs: Option<u32>,
 }
 
 impl Wishes {
+    /// None, of an API with these defaults.
+    pub(super) fn none(usual: Usual) -> Self {
+        Self {
+            usual,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            typical_p: None,
+            repeat_last_n: None,
+            repeat_penalty: None,
+            presence_penalty: None,
+            frequency_penalty: None,
+            top_logprobs: None,
+        }
+    }
+
+    /// The wishes with the API's defaults for the rest.
     pub(super) fn sampler(&self) -> Result<Sampler, Refusal> {
+        let usual = self.usual;
+        let temperature = self.temperature.unwrap_or(usual.temperature);
+        let top_k = self.top_k.unwrap_or(usual.top_k);
+        let last_n = self.repeat_last_n.unwrap_or(usual.repeat_last_n);
+        let repeat = self.repeat_penalty.unwrap_or(1.0);
+        let share = |param: &str, value: f64| micros(param, value, 0.0..=1.0);
+        let penalty =
+            |param: &str, value: Option<f64>| micros(param, value.unwrap_or(0.0), -2.0..=2.0);
         Ok(Sampler {
-            temperature: micros("temperature", self.temperature, 0.0..=self.hottest)?
-                .unsigned_abs(),
-            top_k: whole("top_k", self.top_k, -1.0..=1e6)?
-                .max(0)
-                .unsigned_abs() as u32,
-            top_p: micros("top_p", self.top_p, 0.0..=1.0)?.unsigned_abs(),
-            min_p: micros("min_p", self.min_p, 0.0..=1.0)?.unsigned_abs(),
-            typical_p: micros("typical_p", self.typical_p, 0.0..=1.0)?.unsigned_abs(),
-            repeat_last_n: whole("repeat_last_n", self.repeat_last_n, -1.0..=1e6)? as i32,
+            temperature: micros("temperature", temperature, 0.0..=usual.hottest)?.unsigned_abs(),
+            top_k: whole("top_k", top_k, -1.0..=1e6)?.max(0).unsigned_abs() as u32,
+            top_p: share("top_p", self.top_p.unwrap_or(usual.top_p))?.unsigned_abs(),
+            min_p: share("min_p", self.min_p.unwrap_or(0.0))?.unsigned_abs(),
+            typical_p: share("typical_p", self.typical_p.unwrap_or(1.0))?.unsigned_abs(),
+            repeat_last_n: whole("repeat_last_n", last_n, -1.0..=1e6)? as i32,
             // Zero would divide.
-            repeat: micros("repeat_penalty", self.repeat_penalty, 0.01..=10.0)?.unsigned_abs(),
-            presence: micros("presence_penalty", self.presence_penalty, -2.0..=2.0)?,
-            frequency: micros("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?,
+            repeat: micros("repeat_penalty", repeat, 0.01..=10.0)?.unsigned_abs(),
+            presence: penalty("presence_penalty", self.presence_penalty)?,
+            frequency: penalty("frequency_penalty", self.frequency_penalty)?,
             n: 1,
             top_logprobs: self.top_logprobs,
         })
     }
+
+    /// Which parameters are wished, so that no model's default takes their place.
+    pub(super) fn said(&self) -> Said {
+        said([
+            (Setting::Temperature, self.temperature.is_some()),
+            (Setting::TopK, self.top_k.is_some()),
+            (Setting::TopP, self.top_p.is_some()),
+            (Setting::MinP, self.min_p.is_some()),
+            (Setting::TypicalP, self.typical_p.is_some()),
+            (Setting::RepeatLastN, self.repeat_last_n.is_some()),
+            (Setting::RepeatPenalty, self.repeat_penalty.is_some()),
+            (Setting::PresencePenalty, self.presence_penalty.is_some()),
+            (Setting::FrequencyPenalty, self.frequency_penalty.is_some()),
+        ])
+    }
+}
+
+/// Those that are said.
+pub(super) fn said<const N: usize>(settings: [(Setting, bool); N]) -> Said {
+    let said = settings.into_iter().filter(|(_, said)| *said);
+    said.map(|(setting, _)| setting).collect()
 }
 
 /// A number of alternatives within its bound.

@@ -14,7 +14,9 @@ use substrate_record::{
     Verified,
 };
 
+use super::modelfile;
 use super::names::{ModelName, NameError, distance};
+use super::recipe::Recipe;
 use crate::keys::DeviceKey;
 use crate::store::tables::{MODELS, key};
 use crate::store::{Records, Store, StoreError, keyed};
@@ -48,11 +50,30 @@ pub struct Held {
     pub entry: Verified<ModelEntry>,
     /// What was found inside.
     pub facts: LocalFacts,
+    /// What was added to it, if it was made here.
+    pub recipe: Option<Recipe>,
     /// When it was bound, Unix milliseconds.
     pub modified_ms: u64,
 }
 
 impl Held {
+    /// Chat template: its recipe's, else its file's.
+    pub fn template(&self) -> Option<&str> {
+        let own = self
+            .recipe
+            .as_ref()
+            .and_then(|recipe| recipe.template.as_deref());
+        own.or(self.facts.template.as_deref())
+    }
+
+    /// A Modelfile that makes it again.
+    pub fn modelfile(&self) -> String {
+        match &self.recipe {
+            Some(recipe) => modelfile::write(recipe, &recipe.from),
+            None => format!("FROM {}\n", self.name),
+        }
+    }
+
     /// SHA-256 of the weights (of the first file, if there are several).
     pub fn weights(&self) -> ContentHash {
         weights_of(self.entry.body()).unwrap_or_else(|| ContentHash::of(b""))
@@ -107,6 +128,8 @@ struct Row {
     name: String,
     entry: String,
     facts: LocalFacts,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipe: Option<Recipe>,
     modified_ms: u64,
 }
 
@@ -159,7 +182,9 @@ impl Catalogue {
                 held.entry.id().to_string().starts_with(&digits)
                     || held.weights().to_string().starts_with(&digits)
             };
-            if let Some(held) = self.list()?.into_iter().find(matches) {
+            // Digits mean the weights, and not what was made from them.
+            let matching = self.list()?.into_iter().filter(matches);
+            if let Some(held) = matching.min_by_key(|held| held.recipe.is_some()) {
                 return Ok(held);
             }
         }
@@ -175,7 +200,8 @@ impl Catalogue {
         Ok(self
             .list()?
             .into_iter()
-            .find(|held| held.entry.id() == *entry))
+            .filter(|held| held.entry.id() == *entry)
+            .min_by_key(|held| held.recipe.is_some()))
     }
 
     /// Names here that resemble what was typed, best first.
@@ -187,13 +213,14 @@ impl Catalogue {
         Ok(similar_to(model, names))
     }
 
-    /// Binds a name to an entry, which is stored if it is not yet. Answers with the files of an older model of that
+    /// Binds a name to an entry, which is stored if it is not yet, and to what is added to it. Answers with the files of an older model of that
     /// name which no other name needs; their blobs may go.
     pub fn bind(
         &self,
         name: &ModelName,
         entry: &Verified<ModelEntry>,
         facts: &LocalFacts,
+        recipe: Option<&Recipe>,
         now_ms: u64,
     ) -> Result<Vec<ContentHash>, StoreError> {
         // A row that leads nowhere has nothing to give back.
@@ -204,6 +231,7 @@ impl Catalogue {
             name: name.full(),
             entry: entry.id().to_string(),
             facts: facts.clone(),
+            recipe: recipe.cloned(),
             modified_ms: now_ms,
         };
         self.store.write(|tx| {
@@ -239,7 +267,7 @@ impl Catalogue {
         now_ms: u64,
     ) -> Result<Vec<ContentHash>, FindError> {
         let held = self.find(from)?;
-        Ok(self.bind(to, &held.entry, &held.facts, now_ms)?)
+        Ok(self.bind(to, &held.entry, &held.facts, held.recipe.as_ref(), now_ms)?)
     }
 
     /// Takes a name away. The entry stays: receipts point to it.
@@ -294,7 +322,13 @@ impl Catalogue {
                     now_ms,
                 )?,
             };
-            self.bind(&held.name, &entry, &held.facts, held.modified_ms)?;
+            self.bind(
+                &held.name,
+                &entry,
+                &held.facts,
+                held.recipe.as_ref(),
+                held.modified_ms,
+            )?;
             carried += 1;
         }
         Ok(carried)
@@ -343,6 +377,7 @@ impl Catalogue {
             name,
             entry,
             facts: row.facts,
+            recipe: row.recipe,
             modified_ms: row.modified_ms,
         })
     }

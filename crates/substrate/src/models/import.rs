@@ -15,6 +15,7 @@ use substrate_record::{
 
 use super::catalogue::{Catalogue, Held, Known, LocalFacts, known_entry, sign_entry};
 use super::names::ModelName;
+use super::recipe::Recipe;
 use crate::blobs::{BlobError, Blobs, How};
 use crate::keys::{DeviceKey, RegistryKey};
 use crate::store::StoreError;
@@ -188,7 +189,7 @@ impl Importer {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ImportReport, ImportError> {
         let staged = self.stage(file, sources, progress)?;
-        self.vouch(staged, name, signer, now_ms)
+        self.vouch(staged, name, signer, None, now_ms)
     }
 
     /// Takes in a file and inspects it. Between this and [`Self::finish`] a person may sign; the draft
@@ -224,6 +225,7 @@ impl Importer {
         staged: Staged,
         name: &ModelName,
         signed: Verified<ModelEntry>,
+        recipe: Option<&Recipe>,
         now_ms: u64,
     ) -> Result<Held, ImportError> {
         let same_files = signed.body().files == staged.body.files;
@@ -231,13 +233,15 @@ impl Importer {
             return Err(ImportError::OtherEntry);
         }
         let facts = local_facts(&staged.facts);
-        for digest in self.catalogue.bind(name, &signed, &facts, now_ms)? {
+        let freed = self.catalogue.bind(name, &signed, &facts, recipe, now_ms)?;
+        for digest in freed {
             self.blobs.remove(&digest)?;
         }
         Ok(Held {
             name: name.clone(),
             entry: signed,
             facts,
+            recipe: recipe.cloned(),
             modified_ms: now_ms,
         })
     }
@@ -251,12 +255,13 @@ impl Importer {
         )?)
     }
 
-    /// Adopts the known entry, or signs one, and binds the name.
+    /// Adopts the known entry, or signs one, and binds the name, with what is added to the model if something is.
     pub fn vouch(
         &self,
         staged: Staged,
         name: &ModelName,
         signer: &Signer,
+        recipe: Option<&Recipe>,
         now_ms: u64,
     ) -> Result<ImportReport, ImportError> {
         let how = staged.how;
@@ -271,7 +276,7 @@ impl Importer {
             Some(known) => known,
             None => sign_entry(&self.catalogue.records(), body, signer.key(), now_ms)?,
         };
-        let held = self.finish(staged, name, entry, now_ms)?;
+        let held = self.finish(staged, name, entry, recipe, now_ms)?;
         Ok(ImportReport { held, adopted, how })
     }
 

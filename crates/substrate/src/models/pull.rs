@@ -33,6 +33,9 @@ use progress::{Outcome, Watched};
 /// The wall clock in Unix milliseconds, for the catalogue.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// The most connections of one download: what Ollama's own downloader opens.
+const MOST_CONNECTIONS: usize = 16;
+
 /// How to download.
 #[derive(Debug, Clone)]
 pub struct PullSettings {
@@ -66,12 +69,19 @@ impl Default for PullSettings {
 }
 
 impl PullSettings {
-    /// The defaults, with the hub of `SUBSTRATE_HF_ENDPOINT`, else of `HF_ENDPOINT`.
+    /// The defaults, with the hub of `SUBSTRATE_HF_ENDPOINT`, else of `HF_ENDPOINT`, and as many connections as
+    /// `OLLAMA_MAX_TRANSFER_STREAMS` says.
     pub fn from_env() -> Self {
         let named = ["SUBSTRATE_HF_ENDPOINT", "HF_ENDPOINT"]
             .into_iter()
             .find_map(|name| std::env::var(name).ok());
         let mut settings = Self::default();
+        let streams = std::env::var("OLLAMA_MAX_TRANSFER_STREAMS").ok();
+        let streams = streams.and_then(|text| text.trim().parse().ok());
+        // Zero is Ollama's word for the default.
+        if let Some(streams) = streams.filter(|streams| *streams > 0) {
+            settings.connections = MOST_CONNECTIONS.min(streams);
+        }
         if let Some(endpoint) = named
             .map(|url| url.trim().trim_end_matches('/').to_owned())
             .filter(|url| !url.is_empty())
@@ -299,7 +309,7 @@ async fn work(
     let sources = vec![remote.source.clone()];
     let held = off_loop(move || {
         let staged = importer.stage_blob(&digest, &name.to_string(), sources)?;
-        Ok(importer.vouch(staged, &name, &signer, now_ms)?.held)
+        Ok(importer.vouch(staged, &name, &signer, None, now_ms)?.held)
     })
     .await?;
     watched.tell("success");

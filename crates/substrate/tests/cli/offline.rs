@@ -21,6 +21,7 @@ fn no_arguments_are_help_on_stdout() {
           serve        Run the daemon [alias: start]
           pull         Fetch a model from where it is published
           import       Bring a model file under a name
+          create       Make a model of your own from a Modelfile
           list         List the models that can be used now [alias: ls]
           show         Show everything known of a model
           cp           Give a model a second name
@@ -497,12 +498,6 @@ fn a_failure_in_json_is_one_line_of_it_on_stderr() {
 #[test]
 fn what_ollama_has_and_we_have_not_says_so() {
     let home = Home::new();
-    home.check(&["create", "mine", "-f", "Modelfile"], &expect![[r#"
-        exit 1
-        --- stderr
-        error: making a model from a Modelfile is not there yet
-        hint: `substrate import FILE --as NAME` brings a model file; `--system` and the sampling flags of `substrate run` say the rest
-    "#]]);
     home.check(&["push", "me/mine"], &expect![[r#"
         exit 1
         --- stderr
@@ -578,4 +573,50 @@ fn open_invites_are_listed_and_taken_back() {
 
         For more information, try '--help'.
     "#]]);
+}
+
+#[test]
+fn a_modelfile_that_is_wrong_is_told_with_its_line() {
+    let home = Home::new();
+    let file = home.join("Modelfile");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "FROM smollm2:135m\n\nPARAMETER temprature 1\n").unwrap();
+    home.check(
+        &["create", "mine", "-f", path],
+        &expect![[r#"
+        exit 1
+        --- stderr
+        error: $HOME/Modelfile: line 3: there is no parameter 'temprature'
+    "#]],
+    );
+    std::fs::write(&file, b"GGUF\xff\xfe").unwrap();
+    home.check(
+        &["create", "mine", "-f", path],
+        &expect![[r#"
+        exit 1
+        --- stderr
+        error: $HOME/Modelfile is not text in UTF-8
+        hint: a model file is brought by `substrate import FILE --as NAME`
+    "#]],
+    );
+    let absent = home.join("absent");
+    home.check(
+        &["create", "mine", "-f", absent.to_str().unwrap()],
+        &expect![[r#"
+        exit 1
+        --- stderr
+        error: cannot read $HOME/absent
+          because: No such file or directory (os error 2)
+        hint: `-f FILE` names the Modelfile
+    "#]],
+    );
+    home.check(
+        &["create", "mine", "-q", "q4_0"],
+        &expect![[r#"
+        exit 2
+        --- stderr
+        error: models are not quantised here
+        hint: `substrate pull hf:USER/REPO:QUANT` fetches one that is
+    "#]],
+    );
 }

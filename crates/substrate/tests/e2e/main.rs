@@ -12,6 +12,7 @@ mod load;
 mod long;
 mod misuse;
 mod network;
+mod own;
 mod owner;
 mod probing;
 mod replay;

@@ -210,16 +210,10 @@ impl Talk<'_> {
     }
 
     async fn show(&mut self, part: Part) {
-        if part == Part::Parameters {
-            return list_parameters();
-        }
-        if part == Part::System {
-            return note(
-                self.run
-                    .system
-                    .as_deref()
-                    .unwrap_or("no system text is set"),
-            );
+        if part == Part::System
+            && let Some(system) = &self.run.system
+        {
+            return note(system);
         }
         let known = match self
             .client
@@ -243,6 +237,17 @@ impl Talk<'_> {
                     .unwrap_or("no template is known here"),
             ),
             Part::License => note(&model.licence),
+            Part::System => {
+                let own = known.recipe.and_then(|recipe| recipe.system);
+                note(own.as_deref().unwrap_or("no system text is set"));
+            }
+            Part::Parameters => {
+                list_parameters();
+                let own = known.recipe.map(|recipe| recipe.parameters);
+                own.filter(|own| !own.is_empty())
+                    .into_iter()
+                    .for_each(|own| note(format_args!("\nthe model's own:\n{own}")));
+            }
             _ => note(show::page(&known, &model)),
         }
     }

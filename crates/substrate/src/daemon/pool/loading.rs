@@ -83,7 +83,7 @@ impl Pool {
             gpu: on_gpu(place),
         };
         let start = Instant::now();
-        let engine = Engine::load(worker, ToWorker::Load(load)).await?;
+        let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
         tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
         Ok(engine)
     }
@@ -124,7 +124,7 @@ impl Pool {
         let context = context
             .map(|context| within(context, facts.n_ctx_train))
             .or(as_loaded)
-            .unwrap_or_else(|| self.context(facts.n_ctx_train));
+            .unwrap_or_else(|| self.context_of(weights, facts.n_ctx_train));
         let others = self.residents().into_iter();
         let others: Vec<Resident> = others.filter(|other| other.digest != *weights).collect();
         let mut free = self.free_now(&others).await;
@@ -147,7 +147,7 @@ impl Pool {
         weights: &ContentHash,
         facts: &ModelFacts,
     ) -> Result<(Setting, Place), LoadError> {
-        let mut wanted = self.setting(self.context(facts.n_ctx_train));
+        let mut wanted = self.setting(self.context_of(weights, facts.n_ctx_train));
         loop {
             let residents = self.residents();
             let free = self.free_now(&residents).await;

@@ -148,7 +148,7 @@ async fn a_registry_entry_reaches_a_node_two_hops_away() {
     put.await.expect("stored");
     let facts = crate::models::catalogue::LocalFacts::default();
     let name = "model:new".parse().expect("a name");
-    let bound = context.desk.catalogue.bind(&name, &new, &facts, 1);
+    let bound = context.desk.catalogue.bind(&name, &new, &facts, None, 1);
     bound.expect("bound");
     door.call(|reply| Call::ModelsChanged { reply })
         .await

@@ -17,12 +17,19 @@ use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::notation::{Called, Offered, raw};
-use crate::http::sampling::{Wishes, max_tokens, stops};
+use crate::http::sampling::{self, Usual, Wishes, max_tokens, stops};
 use crate::http::sse::json;
 use crate::http::tools::Tools;
+use crate::models::parameters::Setting;
 
-/// Hottest temperature of Anthropic's reference.
-const HOTTEST: f64 = 1.0;
+/// Anthropic's defaults: the model's own distribution.
+const USUAL: Usual = Usual {
+    temperature: 1.0,
+    top_k: 0.0,
+    top_p: 1.0,
+    repeat_last_n: -1.0,
+    hottest: 1.0,
+};
 
 /// The job of one request and how its answer is to be written.
 pub(super) struct Plan {
@@ -57,23 +64,22 @@ pub(super) fn messages(request: MessagesRequest, caller: &Caller) -> Result<Plan
         tools.put_into(&mut input)?;
     }
     let wishes = Wishes {
-        temperature: request.temperature.unwrap_or(1.0),
-        hottest: HOTTEST,
-        top_k: request.top_k.unwrap_or(0.0),
-        top_p: request.top_p.unwrap_or(1.0),
-        min_p: 0.0,
-        typical_p: 1.0,
-        repeat_last_n: -1.0,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        top_logprobs: None,
+        temperature: request.temperature,
+        top_k: request.top_k,
+        top_p: request.top_p,
+        ..Wishes::none(USUAL)
     };
+    let mut said = wishes.said();
+    said.extend(sampling::said([
+        (Setting::NumPredict, true),
+        (Setting::Stop, !input.stop.is_empty()),
+    ]));
     Ok(Plan {
         ask: Ask {
             model,
             input,
             sampler: wishes.sampler()?,
+            said,
             seed: None,
             choice: 0,
             max_tokens: limit,

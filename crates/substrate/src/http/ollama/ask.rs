@@ -12,11 +12,19 @@ use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
-use crate::http::sampling::{ANY_OBJECT, Wishes, max_tokens, stops, top_logprobs};
+use crate::http::sampling::{self, ANY_OBJECT, Usual, Wishes, max_tokens, stops, top_logprobs};
 use crate::http::tools::Tools;
+use crate::models::parameters::Setting;
 
-/// Ollama accepts any temperature; hotter than this is noise from every model.
-const HOTTEST: f64 = 10.0;
+/// Ollama's defaults (API.md 1).
+const USUAL: Usual = Usual {
+    temperature: 0.8,
+    top_k: 40.0,
+    top_p: 0.9,
+    repeat_last_n: 64.0,
+    // Ollama accepts any temperature; hotter than this is noise from every model.
+    hottest: 10.0,
+};
 
 /// Roles that chat templates know.
 const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
@@ -237,14 +245,21 @@ fn job(
     told: Option<u32>,
     caller: &Caller,
 ) -> Result<Ask, Refusal> {
-    let sampler = Wishes {
+    let wishes = Wishes {
         top_logprobs: told,
         ..wishes(&options)
-    }
-    .sampler()?;
+    };
+    let sampler = wishes.sampler()?;
+    let mut said = wishes.said();
+    said.extend(sampling::said([
+        (Setting::Seed, options.seed.is_some()),
+        (Setting::NumPredict, options.num_predict.is_some()),
+        (Setting::Stop, options.stop.is_some()),
+    ]));
     // Clients send [""] for "none".
     let stop = options
         .stop
+        .unwrap_or_default()
         .0
         .into_iter()
         .filter(|text| !text.is_empty())
@@ -258,6 +273,7 @@ fn job(
             ..input
         },
         sampler,
+        said,
         // −1 is Ollama's "any".
         seed: options.seed.filter(|seed| *seed != -1),
         choice: 0,
@@ -270,19 +286,18 @@ fn job(
     })
 }
 
-/// Ollama's defaults (API.md 1).
 fn wishes(options: &Options) -> Wishes {
     Wishes {
-        temperature: options.temperature.unwrap_or(0.8),
-        hottest: HOTTEST,
-        top_k: options.top_k.unwrap_or(40.0),
-        top_p: options.top_p.unwrap_or(0.9),
-        min_p: options.min_p.unwrap_or(0.0),
-        typical_p: options.typical_p.unwrap_or(1.0),
-        repeat_last_n: options.repeat_last_n.unwrap_or(64.0),
-        repeat_penalty: options.repeat_penalty.unwrap_or(1.0),
-        presence_penalty: options.presence_penalty.unwrap_or(0.0),
-        frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+        usual: USUAL,
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        typical_p: options.typical_p,
+        repeat_last_n: options.repeat_last_n,
+        repeat_penalty: options.repeat_penalty,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
         top_logprobs: None,
     }
 }

@@ -1,10 +1,12 @@
 //! Ollama's API under `/api`, and its greeting at `/`.
 //!
-//! Served: version, tags, ps, show, chat, generate, embed, pull, copy, delete. Everything else that its
+//! Served: version, tags, ps, show, chat, generate, embed, pull, create, blobs, copy, delete. Everything else that its
 //! clients may call answers 501 and says so.
 
 mod ask;
+mod blobs;
 mod chat;
+mod create;
 mod embed;
 mod generate;
 mod lines;
@@ -16,7 +18,7 @@ mod types;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, delete, get, head, post};
 use axum::{Json, http::header};
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ use super::Shared;
 use super::error::{Refusal, Shape};
 
 /// Routes of the API that are not there yet.
-const NOT_THERE: &[&str] = &["/api/create", "/api/push", "/api/blobs/{digest}"];
+const NOT_THERE: &[&str] = &["/api/push"];
 
 pub(super) fn routes() -> Router<Shared> {
     let served = Router::new()
@@ -38,6 +40,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/embed", post(embed::embed))
         .route("/api/embeddings", post(embed::embeddings))
         .route("/api/pull", post(pull::pull))
+        .route("/api/create", post(create::create))
+        .route("/api/blobs/{digest}", head(blobs::head).post(blobs::upload))
         .route("/api/copy", post(pull::copy))
         .route("/api/delete", delete(pull::delete));
     NOT_THERE

@@ -43,11 +43,21 @@ pub(super) async fn pull(
             .await
             .ok_or_else(|| Refusal::from(error))?,
     };
+    Ok(told(app, progress, stream, BROKE_OFF).await?)
+}
+
+/// Steps as lines, or only their end. `broke_off` is told where they end without success.
+pub(super) async fn told(
+    app: Shared,
+    progress: PullStream,
+    stream: Option<bool>,
+    broke_off: &'static str,
+) -> Result<Response, Refusal> {
     if stream.unwrap_or(true) {
-        return Ok(ndjson::response(lines(app, progress)));
+        return Ok(ndjson::response(lines(app, progress, broke_off)));
     }
-    to_its_end(&app, progress).await?;
-    Ok(Json(json!({ "status": "success" })).into_response())
+    to_its_end(&app, progress, broke_off).await?;
+    Ok(Json(json!({ "status": SUCCESS })).into_response())
 }
 
 /// A model that cannot be pulled and need not be: another node in the caller's scope holds it. Clients pull before they
@@ -75,23 +85,33 @@ async fn of_another_node(app: &Shared, caller: &Caller, model: &str) -> Option<P
     Some(progress)
 }
 
-async fn to_its_end(app: &Shared, mut progress: PullStream) -> Result<(), Refusal> {
+async fn to_its_end(
+    app: &Shared,
+    mut progress: PullStream,
+    broke_off: &'static str,
+) -> Result<(), Refusal> {
     let mut succeeded = false;
     while let Some(step) = progress.recv().await {
         succeeded = step?.status == SUCCESS;
     }
     changed(app).await;
-    if succeeded { Ok(()) } else { Err(broke_off()) }
+    if succeeded {
+        Ok(())
+    } else {
+        Err(Refusal::internal(broke_off))
+    }
 }
 
-/// The last status of a good pull.
-const SUCCESS: &str = "success";
+/// The last status of what went well.
+pub(super) const SUCCESS: &str = "success";
 
-fn broke_off() -> Refusal {
-    Refusal::internal("the pull broke off; ask again and it goes on where it stopped")
-}
+const BROKE_OFF: &str = "the pull broke off; ask again and it goes on where it stopped";
 
-fn lines(app: Shared, mut progress: PullStream) -> impl Stream<Item = String> + Send {
+fn lines(
+    app: Shared,
+    mut progress: PullStream,
+    broke_off: &'static str,
+) -> impl Stream<Item = String> + Send {
     async_stream::stream! {
         let mut told_end = false;
         while let Some(step) = progress.recv().await {
@@ -111,7 +131,7 @@ fn lines(app: Shared, mut progress: PullStream) -> impl Stream<Item = String> + 
             yield line;
         }
         if !told_end {
-            yield ndjson::line(&broke_off().body(Shape::Ollama));
+            yield ndjson::line(&Refusal::internal(broke_off).body(Shape::Ollama));
         }
     }
 }
@@ -154,7 +174,7 @@ pub(super) async fn delete(
 }
 
 /// A body that a web page cannot send without asking first.
-async fn json_body<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+pub(super) async fn json_body<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
     let kind = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -186,6 +206,8 @@ impl From<ActionError> for Refusal {
             ActionError::Unknown { model, similar } => Self::unknown_model(&model, similar),
             ActionError::NotFound { .. } => Self::not_found(why),
             ActionError::BadName { .. } => Self::invalid("model", why),
+            ActionError::Invalid { param, .. } => Self::invalid(param, why),
+            ActionError::NoSpace { .. } => Self::no_space(why),
             ActionError::Forbidden { .. } => Self::forbidden(why),
             ActionError::Failed { .. } => Self::internal(why),
         }

@@ -15,7 +15,9 @@ use crate::http::error::{OllamaError, Refusal};
 use crate::http::guard::Caller;
 use crate::http::names::rfc3339_ms;
 use crate::http::{Shared, body, lists};
+use crate::models::parameters::Parameters;
 use crate::models::purpose::capability;
+use crate::models::recipe::{Recipe, Turn};
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -23,7 +25,9 @@ pub(super) struct Shown {
     modelfile: String,
     parameters: String,
     template: String,
-    system: &'static str,
+    system: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<Turn>,
     details: ModelDetails,
     model_info: BTreeMap<String, Value>,
     capabilities: Vec<String>,
@@ -71,6 +75,19 @@ fn told(view: ModelView, details: Details) -> Shown {
             known
         }
     };
+    let Recipe {
+        from,
+        parameters,
+        system,
+        messages,
+        licences,
+        ..
+    } = details.recipe.unwrap_or_default();
+    let license = first(details.license, &view.licence);
+    let licences = Some(license)
+        .filter(|text| !text.is_empty())
+        .into_iter()
+        .chain(licences);
     let mut model_info = details.model_info;
     for (key, value) in listed(&view) {
         model_info.entry(key).or_insert(value);
@@ -80,15 +97,16 @@ fn told(view: ModelView, details: Details) -> Shown {
         capabilities.push(capability(&view.arch).to_owned());
     }
     Shown {
-        license: first(details.license, &view.licence),
-        modelfile: format!("FROM {}\n", view.name),
-        parameters: view.served_context.map_or_else(String::new, served),
+        license: licences.collect::<Vec<_>>().join("\n\n"),
+        modelfile: first(details.modelfile, &format!("FROM {}\n", view.name)),
+        parameters: listing(&parameters, view.served_context),
         template: first(
             details.template,
             view.template.as_deref().unwrap_or_default(),
         ),
-        system: "",
-        details: ModelDetails::of(&view),
+        system: system.unwrap_or_default(),
+        messages,
+        details: ModelDetails::of(&view).made_from(from),
         model_info,
         capabilities,
         modified_at: rfc3339_ms(view.modified_ms),
@@ -96,9 +114,14 @@ fn told(view: ModelView, details: Details) -> Shown {
     }
 }
 
-/// The context served, where Ollama's clients look for it. `model_info` tells what the model was trained for.
-fn served(context: u32) -> String {
-    format!("{:30} {context}", "num_ctx")
+/// The defaults of a model that was made here, and, unless it wishes one, the context served where Ollama's clients look
+/// for it. `model_info` tells what the model was trained for.
+fn listing(parameters: &Parameters, served: Option<u32>) -> String {
+    let served = served.filter(|_| parameters.context().is_none());
+    let served = served.map(|context| format!("{:30} {context}", "num_ctx"));
+    let own = Some(parameters.listing()).filter(|own| !own.is_empty());
+    let lines: Vec<String> = own.into_iter().chain(served).collect();
+    lines.join("\n")
 }
 
 /// What a GGUF's header would say, as far as the list knows it.

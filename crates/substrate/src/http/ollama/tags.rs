@@ -38,7 +38,7 @@ struct Where {
 
 #[derive(Serialize)]
 pub(super) struct ModelDetails {
-    parent_model: &'static str,
+    parent_model: String,
     format: &'static str,
     family: String,
     families: Vec<String>,
@@ -51,13 +51,21 @@ pub(super) struct ModelDetails {
 impl ModelDetails {
     fn new(arch: &str, quant: &str, n_params: u64, context: Option<u32>) -> Self {
         Self {
-            parent_model: "",
+            parent_model: String::new(),
             format: "gguf",
             family: arch.to_owned(),
             families: vec![arch.to_owned()],
             parameter_size: parameter_size(n_params),
             quantization_level: quant.to_owned(),
             context_length: context,
+        }
+    }
+
+    /// The same, of a model that was made from another.
+    pub(super) fn made_from(self, parent_model: String) -> Self {
+        Self {
+            parent_model,
+            ..self
         }
     }
 

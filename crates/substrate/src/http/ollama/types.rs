@@ -82,8 +82,7 @@ pub(super) struct Options {
     pub(super) repeat_penalty: Option<f64>,
     pub(super) presence_penalty: Option<f64>,
     pub(super) frequency_penalty: Option<f64>,
-    #[serde(default)]
-    pub(super) stop: Texts,
+    pub(super) stop: Option<Texts>,
 }
 
 /// `POST /api/show`

@@ -14,14 +14,24 @@ use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
-use crate::http::sampling::{ANY_OBJECT, Wishes, logit_bias, max_tokens, stops, top_logprobs};
+use crate::http::sampling::{
+    self, ANY_OBJECT, Usual, Wishes, logit_bias, max_tokens, stops, top_logprobs,
+};
 use crate::http::tools::Tools;
+use crate::models::parameters::Setting;
 
 /// Most choices of one request, and of all its prompts together: each is a job of its own.
 const MAX_CHOICES: i64 = 8;
 
-/// Hottest temperature of OpenAI's reference.
-const HOTTEST: f64 = 2.0;
+/// OpenAI's defaults: the model's own distribution.
+pub(super) const USUAL: Usual = Usual {
+    temperature: 1.0,
+    top_k: 0.0,
+    top_p: 1.0,
+    // OpenAI's penalties count the whole answer.
+    repeat_last_n: -1.0,
+    hottest: 2.0,
+};
 
 /// Roles that chat templates know, after `developer` has become `system`.
 const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
@@ -84,7 +94,7 @@ pub(super) fn chat(request: ChatRequest, caller: &Caller) -> Result<Plan, Refusa
     }
     let settings = Settings {
         model: request.model,
-        stop: request.stop.0,
+        stop: request.stop.map(|stop| stop.0),
         bias: request.logit_bias.0,
         wishes: Wishes {
             top_logprobs: told,
@@ -140,7 +150,7 @@ pub(super) fn completion(request: CompletionRequest, caller: &Caller) -> Result<
         .map(|text| Input::from_prompt(Prompt::Text { text, special }));
     let settings = Settings {
         model: request.model,
-        stop: request.stop.0,
+        stop: request.stop.map(|stop| stop.0),
         bias: request.logit_bias.0,
         wishes: Wishes {
             top_logprobs: request
@@ -168,7 +178,7 @@ pub(super) fn completion(request: CompletionRequest, caller: &Caller) -> Result<
 /// What both requests have in common.
 struct Settings {
     model: String,
-    stop: Vec<String>,
+    stop: Option<Vec<String>>,
     bias: Vec<(String, f64)>,
     wishes: Wishes,
     seed: Option<i64>,
@@ -183,7 +193,16 @@ impl Settings {
         let n = choices(self.n, prompts.len())?;
         let model = model_name("model", &self.model)?;
         let sampler = self.wishes.sampler()?;
-        let (stop, logit_bias) = (stops(self.stop)?, logit_bias(self.bias)?);
+        let mut said = self.wishes.said();
+        said.extend(sampling::said([
+            (Setting::Seed, self.seed.is_some()),
+            (Setting::NumPredict, self.limit.is_some()),
+            (Setting::Stop, self.stop.is_some()),
+        ]));
+        let (stop, logit_bias) = (
+            stops(self.stop.unwrap_or_default())?,
+            logit_bias(self.bias)?,
+        );
         let ask = |input: &Input, choice: u32| Ask {
             model: model.clone(),
             input: Input {
@@ -192,6 +211,7 @@ impl Settings {
                 ..input.clone()
             },
             sampler,
+            said: said.clone(),
             seed: self.seed,
             choice,
             max_tokens: self.limit,
@@ -233,7 +253,7 @@ fn choices(n: Option<i64>, prompts: usize) -> Result<u32, Refusal> {
     Ok(n as u32)
 }
 
-/// OpenAI's defaults: the model's own distribution.
+/// Wishes in OpenAI's words.
 pub(super) fn wishes(
     temperature: Option<f64>,
     top_p: Option<f64>,
@@ -243,18 +263,13 @@ pub(super) fn wishes(
     frequency: Option<f64>,
 ) -> Wishes {
     Wishes {
-        temperature: temperature.unwrap_or(1.0),
-        hottest: HOTTEST,
-        top_k: top_k.unwrap_or(0.0),
-        top_p: top_p.unwrap_or(1.0),
-        min_p: min_p.unwrap_or(0.0),
-        typical_p: 1.0,
-        // OpenAI's penalties count the whole answer.
-        repeat_last_n: -1.0,
-        repeat_penalty: 1.0,
-        presence_penalty: presence.unwrap_or(0.0),
-        frequency_penalty: frequency.unwrap_or(0.0),
-        top_logprobs: None,
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        presence_penalty: presence,
+        frequency_penalty: frequency,
+        ..Wishes::none(USUAL)
     }
 }
 

@@ -34,8 +34,7 @@ pub(super) struct ChatRequest {
     pub(super) stream_options: Option<StreamOptions>,
     pub(super) n: Option<i64>,
     pub(super) seed: Option<i64>,
-    #[serde(default)]
-    pub(super) stop: Texts,
+    pub(super) stop: Option<Texts>,
     #[serde(default)]
     pub(super) logit_bias: Biases,
     pub(super) temperature: Option<f64>,
@@ -62,8 +61,7 @@ pub(super) struct CompletionRequest {
     pub(super) stream_options: Option<StreamOptions>,
     pub(super) n: Option<i64>,
     pub(super) seed: Option<i64>,
-    #[serde(default)]
-    pub(super) stop: Texts,
+    pub(super) stop: Option<Texts>,
     #[serde(default)]
     pub(super) logit_bias: Biases,
     pub(super) temperature: Option<f64>,

@@ -110,9 +110,7 @@ async fn routes_that_are_not_there_say_so() {
     for (method, path) in [
         ("GET", "/v1/responses/resp_1"),
         ("POST", "/v1/files"),
-        ("POST", "/api/create"),
         ("POST", "/api/push"),
-        ("HEAD", "/api/blobs/sha256:00"),
         ("GET", "/v1/nothing"),
         ("GET", "/v1/chat/completions"),
         ("GET", "/api/nothing"),
@@ -132,12 +130,8 @@ async fn routes_that_are_not_there_say_so() {
         {"error":{"code":"not_implemented","message":"/v1/responses/resp_1 is not there yet","param":null,"type":"api_error"}}
         POST /v1/files 501
         {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
-        POST /api/create 501
-        {"error":"/api/create is not there yet"}
         POST /api/push 501
         {"error":"/api/push is not there yet"}
-        HEAD /api/blobs/sha256:00 501
-
         GET /v1/nothing 404
         {"error":{"code":"unknown_url","message":"unknown request: GET /v1/nothing","param":null,"type":"not_found_error"}}
         GET /v1/chat/completions 405

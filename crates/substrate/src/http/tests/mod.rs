@@ -10,6 +10,7 @@ mod guarded;
 mod hands;
 mod ollama;
 mod openai;
+mod own;
 mod responses;
 mod thinking;
 mod views;

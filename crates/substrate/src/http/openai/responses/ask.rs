@@ -19,10 +19,11 @@ use crate::http::hearing::Hearing;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::notation::{Called, Offered, raw};
-use crate::http::openai::ask::{effort, wishes};
-use crate::http::sampling::{ANY_OBJECT, max_tokens};
+use crate::http::openai::ask::{USUAL, effort, wishes};
+use crate::http::sampling::{self, ANY_OBJECT, max_tokens};
 use crate::http::sse;
 use crate::http::tools::Tools;
+use crate::models::parameters::Setting;
 
 /// The job of one request and how its answer is to be written.
 pub(super) struct Plan {
@@ -63,11 +64,13 @@ pub(super) fn responses(request: ResponsesRequest, caller: &Caller) -> Result<Pl
     }
     let wishes = wishes(request.temperature, request.top_p, None, None, None, None);
     let limit = max_tokens("max_output_tokens", request.max_output_tokens)?;
+    let mut said = wishes.said();
+    said.extend(sampling::said([(Setting::NumPredict, limit.is_some())]));
     let echo = Echo {
         instructions,
         max_output_tokens: limit,
-        temperature: wishes.temperature,
-        top_p: wishes.top_p,
+        temperature: wishes.temperature.unwrap_or(USUAL.temperature),
+        top_p: wishes.top_p.unwrap_or(USUAL.top_p),
         effort: wanted,
         format: given.transpose()?.unwrap_or(json!({ "type": "text" })),
         tool_choice: given_choice.transpose()?.unwrap_or("auto".into()),
@@ -79,6 +82,7 @@ pub(super) fn responses(request: ResponsesRequest, caller: &Caller) -> Result<Pl
             model,
             input,
             sampler: wishes.sampler()?,
+            said,
             seed: None,
             choice: 0,
             max_tokens: limit,
