@@ -23,10 +23,12 @@ pub mod config;
 pub mod home;
 pub mod keys;
 
+pub mod batches;
 pub mod blobs;
 pub mod files;
 pub mod hardware;
 pub mod invite;
+pub mod kept;
 pub mod models;
 pub mod receipts;
 pub mod store;

@@ -69,7 +69,7 @@ async fn keep(body: Body) -> Result<Vec<u8>, Refusal> {
     Ok(kept)
 }
 
-fn linger(mut arriving: BodyDataStream) {
+pub(super) fn linger(mut arriving: BodyDataStream) {
     tokio::spawn(tokio::time::timeout(LINGER, async move {
         while let Some(Ok(_)) = arriving.next().await {}
     }));

@@ -103,7 +103,7 @@ async fn serve(
     // As a real daemon does: open calls end, the reply to `Stop` among them; then the socket goes, then the lock.
     let end = async { _ = ended.await };
     tokio::select! {
-        served = grpc::serve(socket, door, desk, end) => {
+        served = grpc::serve(socket, door, desk, None, end) => {
             served.unwrap();
             drop(script.await.unwrap());
         }
