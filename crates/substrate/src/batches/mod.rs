@@ -128,6 +128,8 @@ struct Shared {
     seats: Semaphore,
     tasks: TaskTracker,
     halt: CancellationToken,
+    /// [`FIRST_PAUSE`], but in tests.
+    first_pause: Duration,
 }
 
 #[derive(Default)]
@@ -147,6 +149,16 @@ impl Batches {
         kept: KeptFiles,
         asker: Arc<dyn Asker>,
         halt: CancellationToken,
+    ) -> Result<Self, BatchError> {
+        Self::open_at(folder, kept, asker, halt, FIRST_PAUSE)
+    }
+
+    fn open_at(
+        folder: &Path,
+        kept: KeptFiles,
+        asker: Arc<dyn Asker>,
+        halt: CancellationToken,
+        first_pause: Duration,
     ) -> Result<Self, BatchError> {
         let mut batches = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(FileError::at("read", folder))? {
@@ -177,6 +189,7 @@ impl Batches {
             seats: Semaphore::new(LINES_AT_ONCE),
             tasks: TaskTracker::new(),
             halt,
+            first_pause,
         };
         Ok(Self {
             shared: Arc::new(shared),

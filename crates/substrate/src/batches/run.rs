@@ -14,7 +14,7 @@ use super::asker::{Asked, Reply, Told};
 use super::check::{self, Lines};
 use super::parts::{OutputError, OutputResponse, OutputRow, PartError, Parts};
 use super::record::{Batch, Ending, Status, Wrong};
-use super::{BAD, BatchError, Batches, FIRST_PAUSE, GOOD, LINE_TRIES, LINES_AT_ONCE, lines};
+use super::{BAD, BatchError, Batches, GOOD, LINE_TRIES, LINES_AT_ONCE, lines};
 use crate::door::Client;
 use crate::files::FileError;
 use crate::grpc::desk::now_ms;
@@ -158,7 +158,7 @@ async fn answer_all(run: &Arc<Run>) -> Result<(), Wrong> {
 async fn answer(run: Arc<Run>, line: u32) -> Result<(), Wrong> {
     let reader = run.clone();
     let (custom_id, body) = blocking(move || reader.request(line)).await?;
-    let (mut tries, mut pause) = (0, FIRST_PAUSE);
+    let (mut tries, mut pause) = (0, run.batches.shared.first_pause);
     loop {
         let asked = Asked {
             client: run.batch.owner.clone(),

@@ -98,7 +98,7 @@ fn a_file_over_the_limit_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let files = open(folder.path());
     let mut writer = files.writer(&key("ann"), NOW).unwrap();
-    writer.file.bytes = FILE_BYTES - 2;
+    writer.pretend(FILE_BYTES - 2);
     writer.append(b"ab").unwrap();
     assert!(matches!(writer.append(b"c"), Err(KeptError::TooLarge)));
     drop(writer);

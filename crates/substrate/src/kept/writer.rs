@@ -94,6 +94,12 @@ impl KeptWriter {
         Ok(())
     }
 
+    /// As if so many bytes had been written.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, bytes: u64) {
+        self.file.bytes = bytes;
+    }
+
     /// Keeps it. When this returns, it is on disk.
     ///
     /// # Errors

@@ -258,11 +258,9 @@ async fn a_batch_is_answered_by_the_handlers_that_answer_everybody() {
     );
     let listed = value(&asked.get("/v1/batches").await);
     assert_eq!(listed["data"][0], batch);
-    let over = asked.post(
-        &format!("/v1/batches/{}/cancel", batch["id"].as_str().unwrap()),
-        &json!({}),
-    );
-    assert_eq!(refused(&over.await), "400 \"batch_over\" null");
+    let cancel = format!("/v1/batches/{}/cancel", batch["id"].as_str().unwrap());
+    let over = asked.post(&cancel, &json!({})).await;
+    assert_eq!(refused(&over), "400 \"batch_over\" null");
 }
 
 #[tokio::test]
