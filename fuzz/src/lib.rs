@@ -1,5 +1,5 @@
-//! The decoders of the mesh, of invites, of the hub, of Modelfiles and of model files, compiled from their own files without
-//! what surrounds them.
+//! The decoders of the mesh, of invites, of the hub, of Modelfiles, of model files, of batches and of forms, compiled from
+//! their own files without what surrounds them.
 //!
 //! Their crates carry a network stack, a store and llama.cpp, which take minutes to build; a decoder that needed
 //! any of them would not compile here, and that is checked with every run.
@@ -7,10 +7,14 @@
 
 #![allow(dead_code)] // The files are whole; targets call their decoders only.
 
+#[path = "../../crates/substrate/src/batches/lines.rs"]
+pub mod batch_lines;
 #[path = "../../crates/substrate-mesh/src/cbor.rs"]
 pub mod cbor;
 #[path = "../../crates/substrate-mesh/src/entries.rs"]
 pub mod entries;
+#[path = "../../crates/substrate/src/http/multipart.rs"]
+pub mod form;
 #[path = "../../crates/substrate-mesh/src/frame.rs"]
 pub mod frame;
 #[path = "../../crates/substrate-worker/src/header.rs"]

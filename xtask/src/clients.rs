@@ -49,6 +49,7 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
     let api = trio.b.api.to_string();
     client_of_both(&python, "openai_client.py", &api)?;
     client_of_both(&python, "ollama_client.py", &api)?;
+    client_of_both(&python, "batches_client.py", &api)?;
     for script in [
         "responses_client.py",
         "anthropic_client.py",

@@ -252,8 +252,8 @@ fn on_provider(provider: &mut Provider, requester: &Requester, step: &mut Step<'
             session,
             terms,
         } => {
-            let own = attempt.peer == step.world.own();
-            let client = requester.client_of(&attempt.job).filter(|_| own);
+            let is_own = attempt.peer == step.world.own();
+            let own = requester.identity_of(&attempt.job).filter(|_| is_own);
             provider.on_offer(
                 step,
                 Offer {
@@ -261,7 +261,7 @@ fn on_provider(provider: &mut Provider, requester: &Requester, step: &mut Step<'
                     manifest,
                     session,
                     terms,
-                    client,
+                    own,
                 },
             );
         }

@@ -1,4 +1,5 @@
-//! The order in which waiting attempts are served: the owner's own jobs first, then fair among identities.
+//! The order in which waiting attempts are served: the owner's own jobs first, then fair among identities. Own jobs that
+//! may wait are one identity among the others.
 //!
 //! Fairness is the virtual token counter (VTC, arXiv 2401.00588): every identity is charged for the tokens it is served,
 //! as they are produced; the waiting identity with the smallest counter goes next; one that comes back from idleness is
@@ -19,12 +20,19 @@ use crate::terms::{AttemptId, ClientId};
 pub(crate) enum Identity {
     /// A client of this machine's own daemon. Sorts first.
     Own(ClientId),
+    /// What may wait of a client of this machine's own daemon.
+    Patient(ClientId),
     /// Another node.
     Other(NodeId),
 }
 
 impl Identity {
+    /// A job of this machine's own daemon, which takes no slot that is lent.
     pub fn is_own(self) -> bool {
+        matches!(self, Self::Own(_) | Self::Patient(_))
+    }
+
+    fn goes_first(self) -> bool {
         matches!(self, Self::Own(_))
     }
 }
@@ -100,7 +108,7 @@ impl Queue {
             .filter(|(identity, _)| may(*identity))
             .min_by_key(|(identity, head)| {
                 (
-                    !identity.is_own(),
+                    !identity.goes_first(),
                     self.counter(*identity),
                     running(*identity),
                     head.order,
@@ -116,7 +124,7 @@ impl Queue {
                 let counter = self.counter(*identity);
                 let key = move |(rank, waiting): (usize, &Waiting)| {
                     (
-                        !identity.is_own(),
+                        !identity.goes_first(),
                         rank,
                         counter,
                         waiting.order,
@@ -149,7 +157,7 @@ impl Queue {
         let others = self
             .waiting
             .keys()
-            .filter(|other| other.is_own() == identity.is_own());
+            .filter(|other| other.goes_first() == identity.goes_first());
         let floor = others
             .map(|other| self.counter(*other))
             .min()
@@ -194,6 +202,7 @@ mod tests {
             let (verb, what) = step.split_once(' ').expect("verb and object");
             let identity = match what.as_bytes()[0] {
                 b'o' => Identity::Own(ClientId(0)),
+                b'p' => Identity::Patient(ClientId(0)),
                 letter => other(letter),
             };
             match verb {
@@ -242,6 +251,23 @@ mod tests {
             ],
             expect!["ooa"],
         );
+    }
+
+    #[test]
+    fn what_may_wait_is_one_among_the_others_and_behind_who_waits_here() {
+        let script = [
+            "push p",
+            "push p",
+            "push a",
+            "push o",
+            "serve 900",
+            "serve 10",
+            "push o",
+            "serve 900",
+            "serve 10",
+            "serve 10",
+        ];
+        check(&script, expect!["opoap"]);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub struct Want {
     pub deadline_ms: u64,
     /// Who asks.
     pub client: ClientId,
+    /// Nobody sits before it: it goes behind every job of this daemon whose client waits for words, and is no more than
+    /// another's in this machine's own queue.
+    pub patient: bool,
 }
 
 /// What a manifest demands of its provider.

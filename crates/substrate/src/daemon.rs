@@ -47,6 +47,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::Batches;
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::door::Door;
@@ -54,6 +55,7 @@ use crate::grpc;
 use crate::grpc::desk::Desk;
 use crate::home::{DaemonLock, Home};
 use crate::http::{self, ApiKey, ApiKeys, HttpState, ListenerPolicy};
+use crate::kept::KeptFiles;
 use crate::keys::DeviceKey;
 use crate::models::import::Inspect;
 use crate::store::Store;
@@ -123,17 +125,24 @@ async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> 
     opened.api = listeners.iter().map(|(_, bound)| *bound).collect();
     let socket = grpc::bind(&home.socket()?).await?;
     let keys = opened.keys.clone();
+    let batches = batches(&home, &door, &config, &keys, desk.clone(), stop.clone())?;
     let mut served = tokio::task::JoinSet::new();
     for listener in listeners {
         served.spawn(http::serve(
             listener.0,
-            http_state(&door, &keys, &config, listener.1, desk.clone()),
+            HttpState {
+                door: door.clone(),
+                keys: keys.clone(),
+                policy: policy(&config, listener.1),
+                models: Arc::new(actions::DeskActions::new(door.clone(), desk.clone())),
+                batches: batches.clone(),
+            },
             stop.clone(),
         ));
     }
-    let stopped = stop.clone().cancelled_owned();
+    let (stopped, owners) = (stop.clone().cancelled_owned(), Some(batches.clone()));
     served.spawn(async move {
-        if let Err(error) = grpc::serve(socket, door, desk, stopped).await {
+        if let Err(error) = grpc::serve(socket, door, desk, owners, stopped).await {
             tracing::error!(%error, "the owner's socket failed");
         }
     });
@@ -144,6 +153,7 @@ async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> 
         drain.child_token(),
     )
     .await?;
+    batches.resume();
     loop {
         let (ending, inbox) = life.run(calls).await;
         let Ending::Moved(arrival) = ending else {
@@ -158,6 +168,7 @@ async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> 
     }
     stop.cancel();
     while served.join_next().await.is_some() {}
+    batches.ended().await;
     Ok(())
 }
 
@@ -278,19 +289,20 @@ fn http_keys(config: &Config) -> Vec<ApiKey> {
     keys.collect()
 }
 
-fn http_state(
+/// What clients keep here, and what is asked in it. Nothing runs yet.
+fn batches(
+    home: &Home,
     door: &Door,
-    keys: &ApiKeys,
     config: &Config,
-    bound: SocketAddr,
+    keys: &ApiKeys,
     desk: watch::Receiver<Arc<Desk>>,
-) -> HttpState {
-    HttpState {
-        door: door.clone(),
-        keys: keys.clone(),
-        policy: policy(config, bound),
-        models: Arc::new(actions::DeskActions::new(door.clone(), desk)),
-    }
+    halt: CancellationToken,
+) -> anyhow::Result<Batches> {
+    let models = Arc::new(actions::DeskActions::new(door.clone(), desk));
+    let keyless = config.api.default_scope.into();
+    let asker = http::lines(door.clone(), keys.clone(), keyless, models);
+    let kept = KeptFiles::open(&home.kept_files()).context("cannot open the files of clients")?;
+    Batches::open(&home.batches(), kept, asker, halt).context("cannot open the batches")
 }
 
 /// What the settings let a listener answer to.

@@ -6,7 +6,7 @@
 //!
 //! Absent by design: HTTP, gRPC, colours, and any way to widen a scope after submission.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use substrate_record::{ContentHash, JobId, NodeId, RecordId, Sampler, Scope, WallTier};
 use substrate_sandbox::wire::input::Input;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,8 @@ pub const DOOR_DEPTH: usize = 256;
 pub const JOB_EVENT_DEPTH: usize = 16;
 
 /// Who asks, for fairness, limits and `jobs`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Client {
     /// The machine's owner, over the Unix socket.
     Owner,
@@ -69,6 +70,8 @@ pub struct Ask {
     pub deadline_ms: u64,
     /// Who asks.
     pub client: Client,
+    /// Nobody waits for the words, so that every job that somebody waits for goes first.
+    pub patient: bool,
 }
 
 /// What happens to a job, in order: `Queued*`, `Started`, (`Text` | `Row` | `Moved` | `Started`)*, then `Finished` or

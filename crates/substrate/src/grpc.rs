@@ -22,8 +22,10 @@ use tokio::{
 };
 use tonic::transport::{Server, server::Connected};
 
+use crate::batches::Batches;
 use crate::door::Door;
 
+mod batches;
 pub mod convert;
 mod create;
 pub mod desk;
@@ -130,23 +132,25 @@ pub async fn serve(
     socket: Socket,
     door: Door,
     desk: watch::Receiver<Arc<Desk>>,
+    batches: Option<Batches>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let callers = callers(&socket.listener);
-    serve_callers(callers, door, desk, stop).await
+    serve_callers(callers, door, desk, batches, stop).await
 }
 
-/// Serves connections that are already known to be the owner's.
+/// Serves connections that are already known to be the owner's. Without a daemon there are no batches.
 pub async fn serve_callers<C>(
     callers: impl Stream<Item = io::Result<C>>,
     door: Door,
     desk: watch::Receiver<Arc<Desk>>,
+    batches: Option<Batches>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error>
 where
     C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let service = OwnerServer::new(OwnerService::new(door, desk))
+    let service = OwnerServer::new(OwnerService::new(door, desk, batches))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     Server::builder()

@@ -115,6 +115,8 @@ impl Home {
         }
         make_private(&self.keys())?;
         make_private(&self.blobs())?;
+        make_private(&self.kept_files())?;
+        make_private(&self.batches())?;
         make_private(&self.logs())
     }
 
@@ -146,6 +148,16 @@ impl Home {
     /// Content-addressed files.
     pub fn blobs(&self) -> PathBuf {
         self.data.join("blobs")
+    }
+
+    /// Files that clients asked to be kept.
+    pub fn kept_files(&self) -> PathBuf {
+        self.data.join("files")
+    }
+
+    /// Batches, and what came of them so far.
+    pub fn batches(&self) -> PathBuf {
+        self.data.join("batches")
     }
 
     /// The folder of logs.

@@ -24,10 +24,12 @@ pub mod home;
 pub mod keys;
 pub mod pause;
 
+pub mod batches;
 pub mod blobs;
 pub mod files;
 pub mod hardware;
 pub mod invite;
+pub mod kept;
 pub mod models;
 pub mod receipts;
 pub mod store;

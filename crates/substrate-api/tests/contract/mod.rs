@@ -3,7 +3,8 @@
 use std::{io, path::Path};
 
 /// Every file of the contract, by its path below `proto/`.
-pub const PROTOS: [&str; 6] = [
+pub const PROTOS: [&str; 7] = [
+    "substrate/v1/batch.proto",
     "substrate/v1/history.proto",
     "substrate/v1/job.proto",
     "substrate/v1/model.proto",

@@ -25,13 +25,13 @@ use crate::world::{Step, World};
 
 use work::Work;
 
-/// An offer as it arrived, with the own client behind it if it is an own job.
+/// An offer as it arrived, with whom it counts for if it is an own job.
 pub(crate) struct Offer {
     pub attempt: AttemptId,
     pub manifest: RecordId,
     pub session: SessionNonce,
     pub terms: Terms,
-    pub client: Option<ClientId>,
+    pub own: Option<Identity>,
 }
 
 #[derive(Debug, Default)]
@@ -73,8 +73,8 @@ impl Provider {
         self.remember(step, offer.manifest)?;
         self.supersede(step, &offer.attempt)?;
         admission::admit(step.world, offer.attempt.peer, &offer.terms)?;
-        let identity = match offer.client {
-            Some(client) => Identity::Own(client),
+        let identity = match offer.own {
+            Some(identity) => identity,
             None if offer.attempt.peer == step.world.own() => Identity::Own(ClientId::default()),
             None => Identity::Other(offer.attempt.peer),
         };

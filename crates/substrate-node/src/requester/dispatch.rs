@@ -1,7 +1,7 @@
 //! Which waiting job goes out next, and the offer itself.
 //!
 //! Invariant: among own clients the one with the fewest live attempts goes first, then the older job; so a client with
-//! a thousand jobs delays another's single job by one, not by a thousand.
+//! a thousand jobs delays another's single job by one, not by a thousand. Jobs that may wait go after all others.
 //! Absent by design: parallel offers of one job. An answer is asked of one node at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,11 @@ use crate::world::Step;
 use super::Requester;
 use super::job::Live;
 
-/// A client's turn: fewest live attempts first, then the oldest waiting job.
-type Turn = (u32, u64, ClientId);
+/// A client's jobs that may wait, or its others. What may wait sorts behind.
+type Party = (bool, ClientId);
+
+/// A party's turn: whoever waits for words first, then fewest live attempts, then the oldest waiting job.
+type Turn = (bool, u32, u64, ClientId);
 
 impl Requester {
     /// Offers every waiting job that can go, if anything changed or one is due.
@@ -27,29 +30,30 @@ impl Requester {
         if !std::mem::take(&mut self.stirred) {
             return;
         }
-        let mut lists = self.waiting_by_client();
+        let mut lists = self.waiting_by_party();
         if lists.is_empty() {
             return;
         }
-        let mut live_of = self.live_by_client();
+        let mut live_of = self.live_by_party();
         let mut in_flight = self.in_flight();
         let mut turns: BTreeSet<Turn> = lists
             .iter()
-            .filter_map(|(client, list)| turn(*client, list, &live_of))
+            .filter_map(|(party, list)| turn(*party, list, &live_of))
             .collect();
         let mut stuck = Vec::new();
-        while let Some((_, order, client)) = turns.pop_first() {
-            let Some(id) = lists.get_mut(&client).and_then(|list| list.remove(&order)) else {
+        while let Some((patient, _, order, client)) = turns.pop_first() {
+            let party = (patient, client);
+            let Some(id) = lists.get_mut(&party).and_then(|list| list.remove(&order)) else {
                 continue;
             };
             if let Some(to) = self.try_offer(step, id, &in_flight, lent_out, &mut stuck) {
                 *in_flight.entry(to).or_default() += 1;
-                *live_of.entry(client).or_default() += 1;
+                *live_of.entry(party).or_default() += 1;
             }
             turns.extend(
                 lists
-                    .get(&client)
-                    .and_then(|list| turn(client, list, &live_of)),
+                    .get(&party)
+                    .and_then(|list| turn(party, list, &live_of)),
             );
         }
     }
@@ -130,21 +134,21 @@ impl Requester {
         });
     }
 
-    fn waiting_by_client(&self) -> BTreeMap<ClientId, BTreeMap<u64, JobId>> {
+    fn waiting_by_party(&self) -> BTreeMap<Party, BTreeMap<u64, JobId>> {
         let mut lists: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (id, job) in self.jobs.iter().filter(|(_, job)| job.live.is_none()) {
             lists
-                .entry(job.want.client)
+                .entry(party(&job.want))
                 .or_default()
                 .insert(job.order, *id);
         }
         lists
     }
 
-    fn live_by_client(&self) -> BTreeMap<ClientId, u32> {
+    fn live_by_party(&self) -> BTreeMap<Party, u32> {
         let mut live = BTreeMap::new();
         for job in self.jobs.values().filter(|job| job.live.is_some()) {
-            *live.entry(job.want.client).or_default() += 1;
+            *live.entry(party(&job.want)).or_default() += 1;
         }
         live
     }
@@ -160,13 +164,15 @@ impl Requester {
     }
 }
 
-fn turn(
-    client: ClientId,
-    list: &BTreeMap<u64, JobId>,
-    live_of: &BTreeMap<ClientId, u32>,
-) -> Option<Turn> {
+fn party(want: &Want) -> Party {
+    (want.patient, want.client)
+}
+
+fn turn(party: Party, list: &BTreeMap<u64, JobId>, live_of: &BTreeMap<Party, u32>) -> Option<Turn> {
     let (order, _) = list.first_key_value()?;
-    Some((live_of.get(&client).copied().unwrap_or(0), *order, client))
+    let live = live_of.get(&party).copied().unwrap_or(0);
+    let (patient, client) = party;
+    Some((patient, live, *order, client))
 }
 
 /// Everything that decides whether there is anybody to ask.

@@ -17,6 +17,7 @@ use crate::limits::{
     LIST_RETRY_MS, LOST_RETRY_MS, MAX_GIVEN_UP, OWN_LIST, QUEUE_PATIENCE_MS, RETRY_RANGE_MS,
     TRIED_PER_JOB,
 };
+use crate::queue::Identity;
 use crate::route::ScopedCandidates;
 use crate::status::{JobPhase, JobStatus};
 use crate::terms::{
@@ -43,8 +44,17 @@ impl Requester {
         jobs.into_iter().map(|(id, job)| job.status(*id)).collect()
     }
 
-    /// The client behind an own job, for fairness in the own queue.
-    pub fn client_of(&self, job: &JobId) -> Option<ClientId> {
+    /// For whom an own job counts in the own queue.
+    pub fn identity_of(&self, job: &JobId) -> Option<Identity> {
+        let want = &self.jobs.get(job)?.want;
+        Some(if want.patient {
+            Identity::Patient(want.client)
+        } else {
+            Identity::Own(want.client)
+        })
+    }
+
+    fn client_of(&self, job: &JobId) -> Option<ClientId> {
         self.jobs.get(job).map(|job| job.want.client)
     }
 

@@ -179,6 +179,7 @@ impl Plan {
             max_tokens: 16 + draws.below(112) as u32,
             deadline_ms: 3_600_000,
             client: ClientId(draws.below(3)),
+            patient: false,
         };
         (asker, want)
     }

@@ -71,6 +71,10 @@ impl Shop {
     }
 
     fn submit(&mut self, n: u64, client: u64, tokens: u32) {
+        self.submit_that(n, client, tokens, false);
+    }
+
+    fn submit_that(&mut self, n: u64, client: u64, tokens: u32, patient: bool) {
         let job = JobId::from_bytes(u128::from(n).to_be_bytes());
         self.lengths.insert(job, tokens);
         self.told.insert(job, self.now);
@@ -78,6 +82,7 @@ impl Shop {
             client: ClientId(client),
             max_tokens: tokens,
             deadline_ms: 10_000_000,
+            patient,
             ..want("mine", &[])
         };
         self.tell(Event::JobSubmitted { job, want });
@@ -226,6 +231,23 @@ fn a_list_of_a_thousand_jobs_does_not_starve_the_client_who_comes_last() {
         "the second client's only job was number {place}"
     );
     assert_eq!(shop.finished.len(), 1_001);
+}
+
+#[test]
+fn whoever_waits_for_words_goes_before_a_thousand_jobs_that_may_wait() {
+    let mut shop = Shop::new(1);
+    for n in 0..1_000 {
+        shop.submit_that(n, 1, 10, true);
+    }
+    // The same client's own, and another's that was served far more.
+    shop.submit(1_000, 1, 100);
+    shop.submit(1_001, 2, 100);
+    shop.submit(1_002, 2, 100);
+    shop.work();
+    let first: Vec<_> = shop.started.iter().take(4).map(|(job, _)| *job).collect();
+    let expected = [0, 1_000, 1_001, 1_002_u128];
+    assert_eq!(first, expected.map(|n| JobId::from_bytes(n.to_be_bytes())));
+    assert_eq!(shop.finished.len(), 1_003);
 }
 
 #[test]

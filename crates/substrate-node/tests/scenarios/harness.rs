@@ -478,10 +478,12 @@ pub fn want(scope: &str, options: &[&str]) -> Want {
         max_tokens: 100,
         deadline_ms: 600_000,
         client: ClientId(0),
+        patient: false,
     };
     for option in options {
         match option.split_once('=') {
             None if *option == "elsewhere" => want.placement = Placement::Elsewhere,
+            None if *option == "patient" => want.patient = true,
             Some(("at", name)) => want.placement = Placement::Node(node(name)),
             Some(("entry", name)) => want.entries = vec![entry(name)],
             Some(("deadline", ms)) => want.deadline_ms = ms.parse().expect("milliseconds"),

@@ -111,7 +111,9 @@ async fn own_desk(home: Home, lock: DaemonLock) -> anyhow::Result<Client> {
         let (_keep, desk) = watch::channel(Arc::new(desk));
         // The end of this stream would be the end of the service.
         let callers = futures::stream::iter([Ok(far)]).chain(futures::stream::pending());
-        if let Err(error) = grpc::serve_callers(callers, door, desk, std::future::pending()).await {
+        if let Err(error) =
+            grpc::serve_callers(callers, door, desk, None, std::future::pending()).await
+        {
             tracing::warn!(%error, "the desk ended");
         }
     });

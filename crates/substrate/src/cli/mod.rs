@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 mod session;
 mod story;
 
+mod batch;
 mod circle;
 mod completions;
 mod copy;
@@ -91,6 +92,8 @@ enum Command {
     Run(run::Run),
     /// Turn texts into vectors
     Embed(embed::Embed),
+    /// Ask many requests in one file, when there is time
+    Batch(batch::Batch),
     /// Run the daemon
     #[command(visible_alias = "start")]
     Serve(serve::Serve),
@@ -233,6 +236,7 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Run(command) => command.run(session).await,
         Command::Serve(command) => command.run(session).await,
         Command::Embed(command) => command.run(session).await,
+        Command::Batch(command) => command.run(session).await,
         Command::Pull(command) => command.run(session).await,
         Command::Import(command) => command.run(session).await,
         Command::Create(command) => command.run(session).await,

@@ -107,6 +107,7 @@ impl Life {
             max_tokens,
             deadline_ms: ask.deadline_ms,
             client: client_id(&ask.client),
+            patient: ask.patient,
         };
         let model = self.full_name(&ask.model);
         let answer = Answer::new(&ask, input, wall, max_tokens, events.clone());

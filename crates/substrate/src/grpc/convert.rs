@@ -79,6 +79,7 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
             request.deadline_ms
         },
         client: Client::Owner,
+        patient: false,
     })
 }
 

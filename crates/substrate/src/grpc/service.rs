@@ -12,12 +12,13 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    batches::Batches,
     door::{AskError, Call, Door, JobEvent, JobStream, ModelView},
     models::names::ModelName,
 };
 
 use super::{
-    Desk,
+    Desk, batches,
     convert::{
         ask_in, event_out, fit_out, job_in, job_out, model_out, node_in, peer_out, scope_in,
         scope_out, status_out, worker_out,
@@ -35,12 +36,17 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct OwnerService {
     door: Door,
     desk: watch::Receiver<Arc<Desk>>,
+    batches: Option<Batches>,
 }
 
 impl OwnerService {
-    /// A service over a door and the desk of the current network.
-    pub fn new(door: Door, desk: watch::Receiver<Arc<Desk>>) -> Self {
-        Self { door, desk }
+    /// A service over a door, the desk of the current network and, in a daemon, its batches.
+    pub fn new(door: Door, desk: watch::Receiver<Arc<Desk>>, batches: Option<Batches>) -> Self {
+        Self {
+            door,
+            desk,
+            batches,
+        }
     }
 
     fn desk(&self) -> Arc<Desk> {
@@ -83,6 +89,12 @@ impl OwnerService {
                 .map(|fit| Some(fit_out(fit)))
                 .map_err(|error| refusal::status_of(&error)),
         }
+    }
+
+    /// The batches, which only a daemon has.
+    fn batches(&self) -> Result<Batches, Status> {
+        let none = || Status::failed_precondition("batches need a daemon, and none runs");
+        self.batches.clone().ok_or_else(none)
     }
 
     async fn settings_changed(&self) -> Result<(), Status> {
@@ -140,6 +152,7 @@ impl Owner for OwnerService {
     type RunStream = Events<v1::JobEvent>;
     type ImportStream = Events<v1::ImportEvent>;
     type CreateStream = Events<v1::ImportEvent>;
+    type BatchOutputStream = batches::Pieces;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<Self::RunStream> {
         let ask = Box::new(ask_in(request.into_inner())?);
@@ -159,6 +172,46 @@ impl Owner for OwnerService {
         let job = job_in(&request.get_ref().job)?;
         let found = self.ask(|reply| Call::Cancel { job, reply }).await?;
         Ok(Response::new(v1::CancelReply { found }))
+    }
+
+    async fn submit_batch(
+        &self,
+        request: Request<Streaming<v1::SubmitBatchStep>>,
+    ) -> Answer<v1::Batch> {
+        let batches = OwnerService::batches(self)?;
+        let status = self.ask(|reply| Call::Status { reply }).await?;
+        let network = status.network.1.to_string();
+        let usual = self.on_disk(shelf::usual_scope).await?;
+        batches::submit(batches, network, usual, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn batches(&self, _: Request<v1::BatchesRequest>) -> Answer<v1::BatchesReply> {
+        batches::list(OwnerService::batches(self)?)
+            .await
+            .map(Response::new)
+    }
+
+    async fn show_batch(&self, request: Request<v1::BatchRequest>) -> Answer<v1::Batch> {
+        batches::one(OwnerService::batches(self)?, request.into_inner().id)
+            .await
+            .map(Response::new)
+    }
+
+    async fn cancel_batch(&self, request: Request<v1::BatchRequest>) -> Answer<v1::Batch> {
+        batches::cancel(OwnerService::batches(self)?, request.into_inner().id)
+            .await
+            .map(Response::new)
+    }
+
+    async fn batch_output(
+        &self,
+        request: Request<v1::BatchOutputRequest>,
+    ) -> Answer<Self::BatchOutputStream> {
+        batches::output(OwnerService::batches(self)?, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn models(&self, request: Request<v1::ModelsRequest>) -> Answer<v1::ModelsReply> {

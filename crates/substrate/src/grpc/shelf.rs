@@ -4,10 +4,11 @@
 //! Everything here blocks and runs off the event loop.
 
 use substrate_api::v1;
-use substrate_record::{Genesis, JobId, NetworkId, NodeId, Signed};
+use substrate_record::{Genesis, JobId, NetworkId, NodeId, Scope, Signed};
 use tonic::Status;
 
 use crate::{
+    config::Config,
     door::AskError,
     invite,
     models::{
@@ -183,6 +184,12 @@ fn no_receipt(error: receipts::ReceiptError) -> Status {
         receipts::ReceiptError::UnknownJob { .. } => Status::not_found(error.to_string()),
         other => failed(other),
     }
+}
+
+/// The widest scope of what is asked here without a word about it.
+pub fn usual_scope(desk: &Desk) -> Result<Scope, Status> {
+    let config = Config::load(&desk.home).map_err(failed)?;
+    Ok(config.api.default_scope.into())
 }
 
 /// The current network.

@@ -51,6 +51,7 @@ pub(super) async fn embed(
         wall: None,
         deadline_ms: DEADLINE_MS,
         client: caller.client.clone(),
+        patient: caller.patient,
     };
     let dimensions = dimensions(wanted.dimensions)?;
     let mut jobs = submit(app, caller, vec![ask]).await?;

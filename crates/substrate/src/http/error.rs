@@ -148,6 +148,15 @@ impl Refusal {
         )
     }
 
+    /// A file over its limit.
+    pub(super) fn too_large_file(why: impl Into<String>) -> Self {
+        Self::plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Some("request_too_large"),
+            why,
+        )
+    }
+
     pub(super) fn too_slow() -> Self {
         Self::plain(
             StatusCode::REQUEST_TIMEOUT,
@@ -222,8 +231,13 @@ impl Refusal {
         Self::plain(StatusCode::NOT_FOUND, Some("not_found"), why)
     }
 
-    /// What was sent does not fit the disk.
-    pub(super) fn no_space(why: impl Into<String>) -> Self {
+    /// What was asked for cannot be done to something that is as it is now.
+    pub(super) fn not_now(code: &'static str, why: impl Into<String>) -> Self {
+        Self::plain(StatusCode::BAD_REQUEST, Some(code), why)
+    }
+
+    /// There is no room for what the caller wants kept.
+    pub(super) fn no_room(why: impl Into<String>) -> Self {
         Self::plain(StatusCode::INSUFFICIENT_STORAGE, Some("no_space"), why)
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Caller {
     /// The scope of its jobs: its default, or what the request's header chose.
     pub(super) scope: Scope,
     pub(super) admin: bool,
+    /// Nobody waits for the words: a line of a batch.
+    pub(super) patient: bool,
     /// Held until the answer has left, so that a key's open requests can be counted.
     pub(super) seat: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -210,6 +212,7 @@ fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
             client: Client::Key(name),
             scope,
             admin,
+            patient: false,
             seat: seat.map(Arc::new),
         }),
         Shown::Spent {
@@ -229,6 +232,7 @@ fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
             client: Client::Anonymous,
             scope: app.policy.keyless,
             admin: false,
+            patient: false,
             seat: None,
         }),
     }

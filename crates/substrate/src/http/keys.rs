@@ -106,6 +106,13 @@ impl ApiKeys {
         }
     }
 
+    /// A request of a key's holder that this machine makes for it. `None` = there is no such key any more.
+    pub(super) fn admit(&self, name: &str, now: Instant) -> Option<Shown> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let held = held.iter().find(|held| held.key.name == name)?.clone();
+        Some(held.admit(now))
+    }
+
     /// Compares with every key, so that the time taken tells nothing about which one matched.
     fn find(&self, digest: &[u8; 32]) -> Option<Arc<Held>> {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,7 @@ mod hearing;
 mod job;
 pub mod keys;
 mod lists;
+mod multipart;
 mod names;
 mod ndjson;
 mod news;
@@ -39,16 +40,18 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
 use axum::response::Response;
+use axum::{Extension, Router};
 
 pub use actions::{ActionError, Details, ModelActions, PullProgress, PullRights};
 pub use keys::{ApiKey, ApiKeys};
+pub use openai::lines;
 pub use policy::{ListenerPolicy, ListenerRefused};
 pub use serve::serve;
 
+use crate::batches::Batches;
 use crate::door::Door;
 use error::{Refusal, Shape};
 use health::Counters;
@@ -64,6 +67,8 @@ pub struct HttpState {
     pub policy: ListenerPolicy,
     /// What changes the list of models on disk.
     pub models: Arc<dyn ModelActions>,
+    /// Files kept for clients, and what is asked in them.
+    pub batches: Batches,
 }
 
 /// What handlers share.
@@ -84,6 +89,7 @@ pub fn router(state: HttpState) -> Router {
         keys,
         policy,
         models,
+        batches,
     } = state;
     let app = Arc::new(App {
         door,
@@ -99,6 +105,7 @@ pub fn router(state: HttpState) -> Router {
         .merge(ollama::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(batches))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn_with_state(app.clone(), health::count))
         .with_state(app)

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use substrate::{
+    batches::{Asked, Asker, Batches, Reply, Told},
     blobs::Blobs,
     door::*,
     grpc::{self, Desk},
     home::{DaemonLock, Home},
+    kept::KeptFiles,
     keys::DeviceKey,
     models::import::{Inspect, InspectError, ModelFacts},
     store::Store,
@@ -94,6 +97,7 @@ async fn serve(
     let (door, calls) = Door::new();
     let (_keep, desk) = watch::channel(Arc::new(desk(&home)));
     let (end, ended) = oneshot::channel::<()>();
+    let batches = batches(&home);
     let script = tokio::spawn(async move {
         let lock = answer(calls, tell, lock).await;
         let _ = end.send(());
@@ -103,11 +107,36 @@ async fn serve(
     // As a real daemon does: open calls end, the reply to `Stop` among them; then the socket goes, then the lock.
     let end = async { _ = ended.await };
     tokio::select! {
-        served = grpc::serve(socket, door, desk, end) => {
+        served = grpc::serve(socket, door, desk, Some(batches), end) => {
             served.unwrap();
             drop(script.await.unwrap());
         }
         _ = stopped => {}
+    }
+}
+
+/// Real batches, whose lines are answered at once: those that say `wrong` with an error.
+fn batches(home: &Home) -> Batches {
+    let kept = KeptFiles::open(&home.kept_files()).unwrap();
+    let halt = tokio_util::sync::CancellationToken::new();
+    Batches::open(&home.batches(), kept, Arc::new(Echo), halt).unwrap()
+}
+
+struct Echo;
+
+impl Asker for Echo {
+    fn ask(&self, asked: Asked) -> BoxFuture<'_, Told> {
+        let status = if asked.body.contains("wrong") {
+            400
+        } else {
+            200
+        };
+        let reply = Reply {
+            status,
+            request_id: Some(JobId::from_bytes([0xab; 16]).to_string()),
+            body: serde_json::value::RawValue::from_string(asked.body).unwrap(),
+        };
+        Box::pin(std::future::ready(Told::Answer(reply)))
     }
 }
 

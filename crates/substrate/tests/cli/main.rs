@@ -4,6 +4,7 @@
 //! door answers over a real socket ([`daemon`]).
 
 mod answers;
+mod batches;
 mod conversation;
 mod daemon;
 mod keys;

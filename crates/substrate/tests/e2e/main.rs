@@ -3,6 +3,7 @@
 //! They run one at a time (.config/nextest.toml): two engines on two cores would measure each other.
 
 mod abandoned;
+mod batches;
 mod clock;
 mod embeddings;
 mod failover;

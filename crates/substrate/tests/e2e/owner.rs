@@ -187,7 +187,10 @@ fn give_back(trio: &Trio, node: &Node) -> Result<Duration> {
     let within = IDLE_AFTER + LENDS_WITHIN;
     node.wait_for("lending", within, |node| Ok(withheld(node)?.is_null()))?;
     let lent = left.elapsed();
-    assert!(lent + LAST_LOOK >= IDLE_AFTER, "it lends again after {lent:?} already");
+    assert!(
+        lent + LAST_LOOK >= IDLE_AFTER,
+        "it lends again after {lent:?} already"
+    );
     trio.wait_until_seen()?;
     let key = id(node)?;
     trio.a.wait_for("an answer from it", ASKED_AGAIN, |a| {

@@ -88,6 +88,7 @@ pub(super) fn messages(request: MessagesRequest, caller: &Caller) -> Result<Plan
             wall: None,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
+            patient: caller.patient,
         },
         stream: request.stream.unwrap_or(false),
         thinking,

@@ -283,6 +283,7 @@ fn job(
         wall: None,
         deadline_ms: DEADLINE_MS,
         client: caller.client.clone(),
+        patient: caller.patient,
     })
 }
 

@@ -207,7 +207,7 @@ impl From<ActionError> for Refusal {
             ActionError::NotFound { .. } => Self::not_found(why),
             ActionError::BadName { .. } => Self::invalid("model", why),
             ActionError::Invalid { param, .. } => Self::invalid(param, why),
-            ActionError::NoSpace { .. } => Self::no_space(why),
+            ActionError::NoSpace { .. } => Self::no_room(why),
             ActionError::Forbidden { .. } => Self::forbidden(why),
             ActionError::Failed { .. } => Self::internal(why),
         }

@@ -220,6 +220,7 @@ impl Settings {
             wall: None,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
+            patient: caller.patient,
         };
         let asks = prompts
             .iter()

@@ -1,5 +1,6 @@
 //! A daemon in name only: it answers calls from a script chosen by the model's name.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,11 +9,14 @@ use axum::Router;
 use substrate_record::{ContentHash, JobId, RecordId, Scope, WallTier};
 use substrate_sandbox::wire::input::{Prompt, Thinking};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::hands::Hands;
 use super::views::{jobs, models, node, status, thinkers, worker};
+use crate::batches::Batches;
 use crate::door::*;
 use crate::http::*;
+use crate::kept::KeptFiles;
 
 /// A key with the admin right; another that may only ask, twice a minute.
 pub(crate) const ADMIN_KEY: &str = "sk-substrate-admin";
@@ -28,11 +32,14 @@ pub(crate) struct Seen {
     pub(crate) changed: AtomicU32,
     /// What templates were told, job by job.
     pub(crate) thinking: std::sync::Mutex<Vec<Option<Thinking>>>,
+    /// Whether jobs may wait behind others, job by job.
+    pub(crate) patient: std::sync::Mutex<Vec<bool>>,
 }
 
 pub(crate) struct Double {
     pub(crate) state: HttpState,
     pub(crate) seen: Arc<Seen>,
+    _folder: tempfile::TempDir,
 }
 
 impl Double {
@@ -65,6 +72,8 @@ impl Double {
             key("admin", ADMIN_KEY, Scope::Commons, true, None),
             key("plain", PLAIN_KEY, Scope::Mine, false, Some(2)),
         ]);
+        let folder = tempfile::tempdir().unwrap();
+        let batches = batches(&door, &keys, folder.path());
         let policy = ListenerPolicy {
             bound: addr.parse().unwrap(),
             keyless: Scope::Circle,
@@ -77,14 +86,26 @@ impl Double {
                 keys,
                 policy,
                 models: Arc::new(Hands),
+                batches,
             },
             seen,
+            _folder: folder,
         }
     }
 
     pub(crate) fn router(&self) -> Router {
         router(self.state.clone())
     }
+}
+
+fn batches(door: &Door, keys: &ApiKeys, folder: &Path) -> Batches {
+    let asker = lines(door.clone(), keys.clone(), Scope::Circle, Arc::new(Hands));
+    for name in ["files", "batches"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    let kept = KeptFiles::open(&folder.join("files")).unwrap();
+    let halt = CancellationToken::new();
+    Batches::open(&folder.join("batches"), kept, asker, halt).unwrap()
 }
 
 async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>, thinkers: Vec<ModelView>) {
@@ -207,6 +228,7 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
         known(&model)?;
     }
     seen.thinking.lock().unwrap().push(ask.input.thinking);
+    seen.patient.lock().unwrap().push(ask.patient);
     let number = seen.submitted.fetch_add(1, Ordering::SeqCst);
     let mut id = [0; 16];
     id[12..].copy_from_slice(&(number + 1).to_be_bytes());

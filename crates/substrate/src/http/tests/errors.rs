@@ -109,7 +109,7 @@ async fn routes_that_are_not_there_say_so() {
     let mut told = String::new();
     for (method, path) in [
         ("GET", "/v1/responses/resp_1"),
-        ("POST", "/v1/files"),
+        ("POST", "/v1/images/generations"),
         ("POST", "/api/push"),
         ("GET", "/v1/nothing"),
         ("GET", "/v1/chat/completions"),
@@ -128,8 +128,8 @@ async fn routes_that_are_not_there_say_so() {
     expect![[r#"
         GET /v1/responses/resp_1 501
         {"error":{"code":"not_implemented","message":"/v1/responses/resp_1 is not there yet","param":null,"type":"api_error"}}
-        POST /v1/files 501
-        {"error":{"code":"not_implemented","message":"/v1/files is not there yet","param":null,"type":"api_error"}}
+        POST /v1/images/generations 501
+        {"error":{"code":"not_implemented","message":"/v1/images/generations is not there yet","param":null,"type":"api_error"}}
         POST /api/push 501
         {"error":"/api/push is not there yet"}
         GET /v1/nothing 404

@@ -4,6 +4,7 @@
 //! job can have is seen by a client in both APIs.
 
 mod anthropic;
+mod batches;
 mod double;
 mod errors;
 mod guarded;
@@ -112,6 +113,7 @@ pub(super) fn caller() -> Caller {
         client: Client::Anonymous,
         scope: Scope::Circle,
         admin: false,
+        patient: false,
         seat: None,
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn responses(request: ResponsesRequest, caller: &Caller) -> Result<Pl
             wall: None,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
+            patient: caller.patient,
         },
         stream: request.stream.unwrap_or(false),
         thinking,
