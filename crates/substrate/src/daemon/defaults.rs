@@ -96,6 +96,7 @@ mod tests {
             wall: None,
             deadline_ms: 1,
             client: Client::Owner,
+            patient: false,
         }
     }
 
