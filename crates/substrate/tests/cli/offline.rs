@@ -232,7 +232,15 @@ fn a_pause_is_kept_without_a_daemon() {
         nothing is lent for 1 hour
     "#]],
     );
-    home.run(&["node", "lend", "always", "--idle-after", "90s", "--pause-for", "blender"]);
+    home.run(&[
+        "node",
+        "lend",
+        "always",
+        "--idle-after",
+        "90s",
+        "--pause-for",
+        "blender",
+    ]);
     home.check(
         &["pause"],
         &expect![[r#"
