@@ -31,6 +31,15 @@ const GATE: [Package; 3] = [
     ("python3-venv", || python_has("ensurepip")),
 ];
 
+/// What a worker for Vulkan is built with besides: the loader with its headers, the compiler of shaders, their headers.
+const VULKAN: [Package; 3] = [
+    ("libvulkan-dev", || exists("/usr/include/vulkan/vulkan.hpp")),
+    ("glslc", || sh::on_path("glslc")),
+    ("spirv-headers", || {
+        exists("/usr/include/spirv/unified1/spirv.hpp")
+    }),
+];
+
 /// Installs what building and the demo need and is missing, or stops with the line that would.
 ///
 /// # Errors
@@ -45,6 +54,14 @@ pub fn ensure_for_build() -> Result<()> {
 /// As [`ensure_for_build`].
 pub fn ensure_for_gate() -> Result<()> {
     ensure(&[&BUILD[..], &GATE].concat())
+}
+
+/// As [`ensure_for_build`], with what a worker for Vulkan needs.
+///
+/// # Errors
+/// As [`ensure_for_build`].
+pub fn ensure_for_vulkan() -> Result<()> {
+    ensure(&[&BUILD[..], &VULKAN].concat())
 }
 
 fn ensure(needed: &[Package]) -> Result<()> {

@@ -7,10 +7,11 @@ mod desktop;
 mod failover;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use xtask::{model, sh, size, stage};
+use xtask::{model, packages, sh, size, stage};
 
 use crate::check::with_parts;
 use crate::{bench, clients, fuzz, near_tie};
@@ -18,7 +19,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 16] = [
+const PROOFS: [Proof; 17] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -96,6 +97,11 @@ const PROOFS: [Proof; 16] = [
         "simulator",
         "the mesh simulated at 100 nodes over many seeds",
         simulator,
+    ),
+    (
+        "vulkan",
+        "the worker built for Vulkan with this system's packages, and the devices it finds (many minutes of building)",
+        |_, _| vulkan(),
     ),
     (
         "near-tie",
@@ -210,6 +216,26 @@ fn end_to_end(bin: &Path, model: &Path, name: &str) -> Result<()> {
         bin,
         model,
     ))
+}
+
+/// In a folder of its own: the worker of every other step stays as it is.
+fn vulkan() -> Result<()> {
+    packages::ensure_for_vulkan()?;
+    let folder = stage::target_dir()?.join("vulkan");
+    let start = Instant::now();
+    sh::run(
+        sh::cargo()
+            .args(["build", "--quiet", "--package", "substrate-worker"])
+            .args(["--bin", "substrate-worker", "--features", "vulkan"])
+            .arg("--target-dir")
+            .arg(&folder),
+    )?;
+    let worker = folder.join("debug/substrate-worker");
+    println!("built in {} s", start.elapsed().as_secs());
+    for question in ["--version", "--devices"] {
+        print!("{}", sh::output(sh::command(&worker).arg(question))?);
+    }
+    Ok(())
 }
 
 fn parity(bin: &Path, model: &Path) -> Result<()> {
