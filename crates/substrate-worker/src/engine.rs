@@ -219,6 +219,10 @@ impl Engine {
                         rendered
                     }
                     tools => template.render(messages, tools, input.thinking, true),
+                };
+                let rendered = match own {
+                    Some(_) => rendered.map_err(TemplateError::without_words),
+                    None => rendered,
                 }?;
                 Ok(self.without_doubled_ends(&rendered).to_vec())
             }

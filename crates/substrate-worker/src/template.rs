@@ -1,6 +1,6 @@
-//! The model's own chat template (Jinja), rendered as Hugging Face's transformers does.
+//! The model's own chat template (Jinja), or one that came with an input, rendered as Hugging Face's transformers does.
 //!
-//! A template comes with a model file, so it is hostile until proven otherwise: it runs with a
+//! A template comes with a model file or from a stranger, so it is hostile until proven otherwise: it runs with a
 //! budget of steps, of output and (in the worker program) of memory, inside the wall.
 //!
 //! Invariant: one input and one template give one text, but for `strftime_now`.
@@ -62,6 +62,22 @@ pub enum TemplateError {
     #[error("{0} is not valid json")]
     BadJson(&'static str),
 }
+
+impl TemplateError {
+    /// The same without words of the template: one that came with a prompt is told of as little as the prompt.
+    pub fn without_words(self) -> Self {
+        match self {
+            Self::Refused(_) => Self::Failed {
+                line: 0,
+                kind: RAISED.into(),
+            },
+            other => other,
+        }
+    }
+}
+
+/// What is told of an exception.
+const RAISED: &str = "it raised an exception";
 
 /// A compiled chat template.
 pub struct Template {
@@ -273,7 +289,7 @@ fn explain(error: &Error, source: &str) -> TemplateError {
         (kind, _) => {
             let line = error.line().unwrap_or(0);
             let kind = if raised {
-                "it raised an exception".into()
+                RAISED.into()
             } else {
                 kind.to_string()
             };

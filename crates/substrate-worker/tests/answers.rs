@@ -2,7 +2,7 @@
 
 mod support;
 
-use substrate_sandbox::wire::{Input, Prepare, Sampler};
+use substrate_sandbox::wire::{Failure, Input, Prepare, Sampler};
 use substrate_worker::engine::Engine;
 use substrate_worker::near_tie::NEAR_TIE;
 use support::{Answer, engine, greedy, job, run, user};
@@ -270,4 +270,35 @@ fn resuming_a_finished_answer_finishes_at_once() {
     };
     let ended = run(&mut engine, &ended);
     assert_eq!((ended.n_out, ended.finish), (0, 1));
+}
+
+#[test]
+fn a_template_of_the_inputs_own_writes_what_the_model_reads() {
+    let mut engine = engine(512);
+    let own = |template: &str| Input {
+        template: Some(template.into()),
+        ..user("Hi")
+    };
+    let rendered = engine.render(&own(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+    ));
+    assert_eq!(rendered.expect("it renders"), b"<user>Hi");
+    let plain = engine.render(&user("Hi")).expect("it renders");
+    assert!(String::from_utf8_lossy(&plain).contains("<|im_start|>user"));
+    // What does not compile, does not end, or speaks for itself is refused, and not in its own words.
+    for (template, why) in [
+        ("{% for m in messages %}", "fails in line"),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            "too many steps",
+        ),
+        ("{{ raise_exception('words') }}", "it raised an exception"),
+    ] {
+        let refused = engine.render(&own(template)).expect_err(template);
+        assert_eq!(refused.why, Failure::BadTemplate);
+        assert!(refused.detail.contains(why), "{}", refused.detail);
+        assert!(!refused.detail.contains("words"), "{}", refused.detail);
+    }
+    let answer = run(&mut engine, &job(1, &user(PROMPTS[4]), greedy(), 4));
+    assert_eq!(answer.ids.len(), 4);
 }

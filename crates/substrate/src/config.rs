@@ -167,7 +167,7 @@ pub struct ApiKey {
     /// The widest scope its jobs may use.
     #[serde(default)]
     pub scope: ScopeName,
-    /// Whether it may also copy, delete and sign by pulling; otherwise it asks and reads.
+    /// Whether it may also make, copy, delete and sign by pulling; otherwise it asks and reads.
     #[serde(default)]
     pub admin: bool,
     /// Requests in a minute; `None` = no limit.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use substrate::blobs::{Blobs, How};
 use substrate::home::Home;
 use substrate::keys::{DeviceKey, RegistryKey, genesis_of_network, genesis_of_one};
-use substrate::models::catalogue::{Catalogue, FindError};
+use substrate::models::catalogue::{Catalogue, FindError, Held};
+use substrate::models::create::{Base, CreateError, Order};
 use substrate::models::import::{ImportError, Importer, Inspect, InspectError, ModelFacts, Signer};
+use substrate::models::modelfile::Modelfile;
 use substrate::models::names::ModelName;
 use substrate::store::Store;
 use substrate_record::{
@@ -101,6 +103,18 @@ impl Machine {
             7,
             &mut |_, _| {},
         )
+    }
+
+    /// Makes a model of a Modelfile without its first line.
+    fn create(&self, name: &str, base: Base, lines: &str) -> Result<Held, CreateError> {
+        let modelfile = Modelfile::parse(&format!("FROM x\n{lines}")).unwrap();
+        let order = Order {
+            name: named(name),
+            base,
+            recipe: modelfile.recipe,
+        };
+        let signer = Signer::Device(self.device.clone());
+        self.importer().create(order, &signer, 8, &mut |_| {})
     }
 }
 
@@ -468,4 +482,116 @@ fn joining_another_network_keeps_the_models() {
             .unreferenced
             .is_empty()
     );
+}
+
+fn model(name: &str) -> Base {
+    Base::Model(name.to_owned())
+}
+
+#[test]
+fn what_is_made_shares_the_weights_until_the_last_name_is_gone() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    let base = machine.import(&file, "base:1").unwrap().held;
+    let own = machine
+        .create("own:1", model("base:1"), "SYSTEM hi\nPARAMETER top_k 3")
+        .unwrap();
+    assert_eq!(own.entry.id(), base.entry.id());
+    let catalogue = machine.catalogue();
+    catalogue.copy("own:1", &named("copy:1"), 9).unwrap();
+    let copy = catalogue.find("copy:1").unwrap();
+    assert_eq!(copy.recipe, own.recipe);
+    assert_eq!(
+        copy.modelfile(),
+        "FROM base:1\nSYSTEM hi\nPARAMETER top_k 3\n"
+    );
+    for name in ["base:1", "own:1"] {
+        let removed = catalogue.remove(&named(name)).unwrap();
+        assert!(removed.unreferenced.is_empty(), "{name}");
+    }
+    let last = catalogue.remove(&named("copy:1")).unwrap();
+    assert_eq!(last.unreferenced, [base.weights()]);
+}
+
+#[test]
+fn what_is_made_from_a_made_model_holds_all_that_one_added() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    machine.import(&file, "base:1").unwrap();
+    let lines = "SYSTEM hi\nPARAMETER top_k 3\nPARAMETER top_p 0.5";
+    machine.create("one:1", model("base:1"), lines).unwrap();
+    machine
+        .create("two:1", model("one:1"), "PARAMETER top_k 4")
+        .unwrap();
+    let catalogue = machine.catalogue();
+    catalogue.remove(&named("one:1")).unwrap();
+    assert_eq!(
+        catalogue.find("two:1").unwrap().modelfile(),
+        "FROM base:1\nSYSTEM hi\nPARAMETER top_k 4\nPARAMETER top_p 0.5\n"
+    );
+    // A model may be made anew from itself.
+    machine
+        .create("two:1", model("two:1"), "SYSTEM ho")
+        .unwrap();
+    let anew = catalogue.find("two:1").unwrap();
+    assert_eq!(anew.recipe.unwrap().system.as_deref(), Some("ho"));
+}
+
+#[test]
+fn a_digest_means_the_weights_and_not_what_was_made_from_them() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    let base = machine.import(&file, "base:1").unwrap().held;
+    machine
+        .create("own:1", model("base:1"), "SYSTEM hi")
+        .unwrap();
+    let digest = format!("sha256:{}", base.weights());
+    let found = machine.catalogue().find(&digest).unwrap();
+    assert_eq!(found.name, named("base:1"));
+    let again = machine
+        .create("again:1", model(&digest), "SYSTEM ho")
+        .unwrap();
+    assert_eq!(again.recipe.unwrap().from, "base:1");
+}
+
+#[test]
+fn a_file_becomes_a_model_with_what_is_added() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    let made = machine
+        .create("own:1", Base::File(file), "SYSTEM hi")
+        .unwrap();
+    assert_eq!(made.entry.author(), machine.device.node());
+    let recipe = machine.catalogue().find("own:1").unwrap().recipe.unwrap();
+    assert_eq!(recipe.from, format!("sha256:{}", made.weights()));
+    // What adds nothing is a name of the file, and nothing more.
+    let other = machine.file("n.gguf", "GGUF llama 10\nothers");
+    let plain = machine.create("plain:1", Base::File(other), "").unwrap();
+    assert!(plain.recipe.is_none());
+    let bad = machine.file("bad.gguf", "nonsense");
+    let refused = machine.create("own:1", Base::File(bad), "SYSTEM ho");
+    assert!(matches!(refused, Err(CreateError::Import(_))));
+    let unknown = machine.create("own:1", model("nobody:1"), "SYSTEM ho");
+    assert!(matches!(
+        unknown,
+        Err(CreateError::Base(FindError::Unknown { .. }))
+    ));
+    let kept = machine.catalogue().find("own:1").unwrap().recipe.unwrap();
+    assert_eq!(kept.system.as_deref(), Some("hi"), "it is as it was");
+}
+
+#[test]
+fn another_network_gets_what_was_made_along_with_the_weights() {
+    let machine = Machine::new();
+    let file = machine.file("m.gguf", "GGUF llama 10\nweights");
+    machine.import(&file, "base:1").unwrap();
+    let own = machine
+        .create("own:1", model("base:1"), "SYSTEM hi")
+        .unwrap();
+    let genesis = genesis_of_network(&machine.device, &RegistryKey::generate(), "ours");
+    machine.store.add_network(&genesis).unwrap();
+    let there = Catalogue::new(machine.store.clone(), genesis.network());
+    let carried = there.carry_over(&machine.network, &machine.device, 9);
+    assert_eq!(carried.unwrap(), 2);
+    assert_eq!(there.find("own:1").unwrap().recipe, own.recipe);
 }

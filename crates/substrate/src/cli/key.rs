@@ -49,7 +49,7 @@ struct Add {
     #[arg(long, default_value = "mine")]
     scope: Scope,
 
-    /// It may also pull, copy and delete models
+    /// It may also pull, make, copy and delete models
     #[arg(long)]
     admin: bool,
 

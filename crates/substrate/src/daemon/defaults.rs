@@ -31,7 +31,8 @@ pub fn fill(ask: &mut Ask, recipe: &Recipe) {
     }
     if let Prompt::Chat(messages) = &mut ask.input.prompt {
         begin(messages, recipe);
-        ask.input.template.clone_from(&recipe.template);
+        let said = ask.input.template.take();
+        ask.input.template = said.or_else(|| recipe.template.clone());
     }
 }
 

@@ -14,6 +14,9 @@ pub const MAX_RECIPE: usize = 512 * 1024;
 /// The most turns a conversation may begin with; they are read anew with every first prompt.
 pub const MAX_TURNS: usize = 256;
 
+/// The most texts of licences: a model, what it was made from, and what those were.
+pub const MAX_LICENCES: usize = 64;
+
 /// Who may have said a turn.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 
@@ -85,6 +88,12 @@ pub enum RecipeError {
         /// How many.
         turns: usize,
     },
+    /// Too many licences.
+    #[error("it has {licences} licences, {MAX_LICENCES} may be")]
+    TooManyLicences {
+        /// How many.
+        licences: usize,
+    },
     /// Somebody a conversation does not have.
     #[error("a message's role must be system, user or assistant, not '{role}'")]
     Role {
@@ -113,6 +122,10 @@ impl Recipe {
         if turns > MAX_TURNS {
             return Err(RecipeError::TooManyTurns { turns });
         }
+        let licences = self.licences.len();
+        if licences > MAX_LICENCES {
+            return Err(RecipeError::TooManyLicences { licences });
+        }
         let stranger = |turn: &&Turn| !ROLES.contains(&turn.role.as_str());
         if let Some(turn) = self.messages.iter().find(stranger) {
             let shown = turn.role.chars().filter(|c| !c.is_control());
@@ -120,13 +133,7 @@ impl Recipe {
                 role: shown.take(40).collect(),
             });
         }
-        match &self.template {
-            Some(template) if template.len() > MAX_TEMPLATE => Err(RecipeError::LongTemplate {
-                bytes: template.len(),
-            }),
-            Some(template) if is_go(template) => Err(RecipeError::GoTemplate),
-            _ => Ok(()),
-        }
+        self.template.as_deref().map_or(Ok(()), check_template)
     }
 
     /// Whether it adds anything to what it is made from.
@@ -162,6 +169,21 @@ impl Recipe {
         let new = own.into_iter().filter(|text| !base.licences.contains(text));
         self.licences.extend(new);
     }
+}
+
+/// Whether a template may be sent to a worker.
+///
+/// # Errors
+/// It is too long, or one of Go's.
+pub fn check_template(template: &str) -> Result<(), RecipeError> {
+    let bytes = template.len();
+    if bytes > MAX_TEMPLATE {
+        return Err(RecipeError::LongTemplate { bytes });
+    }
+    if is_go(template) {
+        return Err(RecipeError::GoTemplate);
+    }
+    Ok(())
 }
 
 /// Whether a template is one of Go's (Ollama's): without statements of Jinja, and with fields or keywords of Go's in
@@ -255,6 +277,10 @@ mod tests {
         assert!(matches!(
             with(|recipe| recipe.messages = vec![turn("user", ""); MAX_TURNS + 1]),
             Err(RecipeError::TooManyTurns { .. })
+        ));
+        assert!(matches!(
+            with(|recipe| recipe.licences = vec!["x".into(); MAX_LICENCES + 1]),
+            Err(RecipeError::TooManyLicences { .. })
         ));
         assert!(matches!(
             with(|recipe| recipe.messages = vec![turn("tool", "x")]),

@@ -15,6 +15,7 @@ use crate::http::job::DEADLINE_MS;
 use crate::http::sampling::{self, ANY_OBJECT, Usual, Wishes, max_tokens, stops, top_logprobs};
 use crate::http::tools::Tools;
 use crate::models::parameters::Setting;
+use crate::models::recipe::check_template;
 
 /// Ollama's defaults (API.md 1).
 const USUAL: Usual = Usual {
@@ -128,10 +129,13 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
         ("context", &request.context, &["null", "[]"]),
         ("images", &request.images, &["null", "[]"]),
     ])?;
-    for (param, text) in [("suffix", &request.suffix), ("template", &request.template)] {
-        if text.as_ref().is_some_and(|text| !text.is_empty()) {
-            return Err(Refusal::not_yet(param, param));
-        }
+    if request.suffix.is_some_and(|text| !text.is_empty()) {
+        return Err(Refusal::not_yet("suffix", "suffix"));
+    }
+    let template = request.template.filter(|text| !text.is_empty());
+    if let Some(template) = &template {
+        let checked = check_template(template);
+        checked.map_err(|error| Refusal::invalid("template", error.to_string()))?;
     }
     let stream = request.stream.unwrap_or(true);
     let prompt = request.prompt.unwrap_or_default();
@@ -146,6 +150,8 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
         false => Prompt::Chat(conversation(request.system.unwrap_or_default(), prompt)),
     };
     let mut input = Input::from_prompt(prompt);
+    // Raw text goes through no template.
+    input.template = template.filter(|_| matches!(input.prompt, Prompt::Chat(_)));
     input.schema = request.format.as_deref().map(schema).transpose()?.flatten();
     let told = logprobs(request.logprobs, request.top_logprobs)?;
     let ask = job(

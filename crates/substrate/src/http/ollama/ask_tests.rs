@@ -148,7 +148,7 @@ fn what_cannot_be_right_is_refused_by_name() {
         r#""top_logprobs":21"#,
         r#""images":["aGk="]"#,
         r#""suffix":"x""#,
-        r#""template":"x""#,
+        r#""template":"{{ .Prompt }}""#,
         r#""context":[1,2]"#,
         r#""stream":1"#,
     ];
@@ -174,7 +174,7 @@ fn what_cannot_be_right_is_refused_by_name() {
             {"error":"top_logprobs must be between 0 and 20, not 21"}
             {"error":"images is not there yet"}
             {"error":"suffix is not there yet"}
-            {"error":"template is not there yet"}
+            {"error":"the template is one of Go's, as Ollama writes them, and those are not run here: write it in Jinja, as `tokenizer.chat_template` of GGUF files is, or leave it out to use the file's own"}
             {"error":"context is not there yet"}
             {"error":"stream: invalid type: integer `1`, expected a boolean at line 1 column 37"}
         "#]],

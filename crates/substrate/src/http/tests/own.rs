@@ -34,7 +34,24 @@ async fn making_takes_the_admin_right_and_json() {
         let heard = send(&mut router, request("POST", "/api/create", &headers, body)).await;
         told += &heard.told();
     }
-    expect![[r#""#]].assert_eq(&told);
+    expect![[r#"
+        401
+        {"error":"without a key nobody may make models; send `Authorization: Bearer <key>` with a key that has the admin right, or use the command line"}
+        403
+        {"error":"this key may not make models; send `Authorization: Bearer <key>` with a key that has the admin right, or use the command line"}
+        415
+        {"error":"this request must carry content-type: application/json"}
+        404
+        {"error":"model \"none:1\" not found, try pulling it first"}
+        400
+        {"error":"neither 'from' nor 'files' was specified"}
+        200
+        {"status":"success"}
+        200
+        {"status":"writing manifest"}
+        {"status":"success"}
+
+    "#]].assert_eq(&told);
 }
 
 #[tokio::test]
@@ -60,5 +77,19 @@ async fn an_upload_is_answered_as_ollama_answers_it() {
         let heard = send(&mut router, request(method, &path, &headers, body)).await;
         told += &format!("{method} {body:?} {}\n", heard.told().trim_end());
     }
-    expect![[r#""#]].assert_eq(&told);
+    expect![[r#"
+        HEAD "" 200
+        HEAD "" 404
+        HEAD "" 400
+        POST "new" 401
+        {"error":"without a key nobody may send models; send `Authorization: Bearer <key>` with a key that has the admin right, or use the command line"}
+        POST "new" 201
+        POST "old" 400
+        {"error":"the bytes have another digest"}
+        POST "here" 200
+        POST "x" 400
+        {"error":"invalid digest \"md5:00\": sha256: and 64 hexadecimal digits are expected"}
+        GET "" 405
+        {"error":"/api/blobs/sha256:fcec91509759ad995c2cd14bcb26b2720993faf61c29d379b270d442d92290eb does not answer GET"}
+    "#]].assert_eq(&told);
 }
