@@ -72,7 +72,7 @@ fn what_is_no_form_is_told() {
         expect!["the form broke off"],
     );
     check(
-        "--xYzz",
+        "--xYzzz",
         expect![
             "the form is broken: a boundary is followed by something else than the end of its line"
         ],

@@ -64,7 +64,7 @@ fn what_is_wrong_with_a_batch_is_told_with_its_lines() {
         exit 1
         --- stderr
         error: BATCH failed
-        because: line 2: this line is not a JSON object; line 3: custom_id 'a' is used by an earlier line
+          because: line 2: this line is not a JSON object; line 3: custom_id 'a' is used by an earlier line
         hint: `substrate batch show BATCH --json` has all of it
     "#]]
     .assert_eq(&told.replace(id, "BATCH"));

@@ -18,6 +18,7 @@ fn no_arguments_are_help_on_stdout() {
         Commands:
           run          Ask a model, once or in a conversation
           embed        Turn texts into vectors
+          batch        Ask many requests in one file, when there is time
           serve        Run the daemon [alias: start]
           pull         Fetch a model from where it is published
           import       Bring a model file under a name
