@@ -28,7 +28,7 @@ enum Asked {
     #[default]
     Not,
     Absent,
-    There(Nvml),
+    There(Box<Nvml>),
 }
 
 impl GpuWatch {
@@ -41,7 +41,7 @@ impl GpuWatch {
 
     fn nvidia(&mut self, ours: &[u32]) -> Option<String> {
         if let Asked::Not = self.nvml {
-            self.nvml = Nvml::init().map_or(Asked::Absent, Asked::There);
+            self.nvml = Nvml::init().map_or(Asked::Absent, |nvml| Asked::There(Box::new(nvml)));
         }
         let Asked::There(nvml) = &self.nvml else {
             return None;
