@@ -1,7 +1,8 @@
 //! How many threads the engine may use at this moment: the cores that nobody else is using.
 //!
 //! llama.cpp's threads meet at a barrier that spins. With one core busy by something else, two threads fall to a
-//! tenth of one thread's speed (measured: 4.9 against 46.8 tokens per second), so the rule is threads ≤ free cores.
+//! tenth of one thread's speed (measured: 4.9 against 46.8 tokens per second), so the rule is threads ≤ free cores
+//! (docs/decisions/0012).
 //!
 //! Invariant: at least one, at most what the owner lends. Going down is at once, going up takes patience.
 //! Absent by design: priorities, affinities, and any guess that is not read from the kernel's own counters.
