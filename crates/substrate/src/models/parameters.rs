@@ -303,6 +303,8 @@ impl Parameters {
     ) -> Result<Option<String>, ParameterError> {
         use serde_json::Value;
         match value {
+            // Clients write what they do not set.
+            Value::Null => Ok(None),
             Value::String(text) => self.set(name, text),
             Value::Number(number) => self.set(name, &number.to_string()),
             Value::Array(texts) => {

@@ -210,3 +210,45 @@ fn another_node_that_holds_the_weights_answers_for_a_model_of_ones_own() -> Resu
     assert_eq!(there.trim(), here.trim());
     Ok(())
 }
+
+#[test]
+fn a_model_is_made_of_a_file_that_is_sent() -> Result<()> {
+    let scratch = Scratch::new("sent")?;
+    let mut node = Node::create(&test_bin(), scratch.path(), "n")?;
+    node.start()?;
+    let key = node.json(&["key", "add", "maker", "--admin"])?;
+    let bearer = format!("Bearer {}", key["key"].as_str().context("no key")?);
+    let file = test_model();
+    let digest = digest_of(&std::fs::read(&file)?);
+    let url = format!("http://{}/api/blobs/sha256:{digest}", node.api);
+    let send = || {
+        let body = std::fs::File::open(&file)?;
+        let sent = ureq::post(&url).header("authorization", &bearer).send(body);
+        anyhow::Ok(sent?.status().as_u16())
+    };
+    let head = || {
+        ureq::head(&url)
+            .call()
+            .map(|answer| answer.status().as_u16())
+    };
+    assert!(head().is_err(), "it is not here yet");
+    assert_eq!((send()?, head()?), (201, 200));
+    assert_eq!(send()?, 200, "it is here already");
+    let body = json!({
+        "model": OWN, "files": { "m.gguf": format!("sha256:{digest}") }, "stream": false,
+        "parameters": { "num_predict": 4 },
+    });
+    let made = ureq::post(&format!("http://{}/api/create", node.api))
+        .header("authorization", &bearer)
+        .send_json(body)?
+        .body_mut()
+        .read_json::<Value>()?;
+    assert_eq!(made["status"], "success");
+    let answer = chat(&node, OWN, &asked(), &json!({}))?;
+    assert_eq!(answer["eval_count"], 4, "{answer}");
+    Ok(())
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    substrate_record::ContentHash::of(bytes).to_string()
+}
