@@ -33,6 +33,10 @@ fn vectors_come_from_another_node_and_survive_its_death() -> Result<()> {
     let verified = trio.a.cli(&["receipts", "verify", path])?;
     assert!(verified.contains("both halves: 2 tokens"), "{verified}");
 
+    // By nearness to a query.
+    let near = reranked(&trio, "a sleeping pet", &[texts[1], texts[0]])?;
+    assert_eq!(near["results"][0]["index"], json!(1), "{near}");
+
     // From the command line, a line for each line, and a death on the way.
     let lines: Vec<String> = (0..LINES)
         .map(|n| format!("Boat {n} brought {} apples.", n * 7 % 31))
@@ -75,6 +79,14 @@ fn embeddings(trio: &Trio, texts: &[&str]) -> Result<(String, Value)> {
         .context("no job")?;
     let job = job.to_str()?.to_owned();
     Ok((job, response.body_mut().read_json()?))
+}
+
+fn reranked(trio: &Trio, query: &str, documents: &[&str]) -> Result<Value> {
+    let body = json!({ "model": VECTORS, "query": query, "documents": documents });
+    let mut response = ureq::post(&format!("http://{}/v1/rerank", trio.a.api))
+        .header("x-substrate-scope", "circle")
+        .send_json(&body)?;
+    Ok(response.body_mut().read_json()?)
 }
 
 /// Every line of `substrate --json embed` at the founder; `on_row` sees each as it comes.

@@ -1,6 +1,6 @@
 //! OpenAI's API under `/v1`.
 //!
-//! Served: chat completions, completions, responses, embeddings, models, files, batches. Everything else that its clients may call answers
+//! Served: chat completions, completions, responses, embeddings, rerank, models, files, batches. Everything else that its clients may call answers
 //! 501 and says so.
 
 mod answer;
@@ -15,6 +15,7 @@ mod files;
 mod lines;
 mod logprobs;
 mod models;
+mod rerank;
 mod responses;
 mod types;
 
@@ -37,7 +38,6 @@ const NOT_THERE: &[&str] = &[
     "/v1/moderations",
     "/v1/audio/{*rest}",
     "/v1/images/{*rest}",
-    "/v1/rerank",
 ];
 
 pub(super) fn routes() -> Router<Shared> {
@@ -46,6 +46,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/completions", post(completions::completions))
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/responses", post(responses::responses))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
         .route("/v1/files", get(files::list).post(files::upload))
         .route("/v1/files/{id}", get(files::one).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))

@@ -303,6 +303,45 @@ async fn vectors_come_as_numbers_or_as_bytes() {
 }
 
 #[tokio::test]
+async fn documents_come_by_their_nearness_to_the_query() {
+    // The double's vectors point one way and the other by turns: the query, and every second document after it.
+    let body = r#"{"model":"tiny:1","query":"q","documents":["a",{"text":"b"},"c"],"top_n":2,"return_documents":true}"#;
+    for path in ["/v1/rerank", "/rerank"] {
+        check(path, body, expect![[r#"
+            200
+            {"object":"list","model":"tiny:1","results":[{"index":1,"relevance_score":1.0,"document":{"text":"b"}},{"index":0,"relevance_score":-1.0,"document":{"text":"a"}}],"usage":{"prompt_tokens":12,"total_tokens":12},"substrate":{"method":"cosine of vectors made apart (bi-encoder)"}}
+        "#]]).await;
+    }
+    for (body, param) in [
+        (r#"{"model":"tiny:1","documents":["a"]}"#, "query"),
+        (r#"{"model":"tiny:1","query":"q"}"#, "documents"),
+        (
+            r#"{"model":"tiny:1","query":"q","documents":["a",""]}"#,
+            "documents",
+        ),
+        (
+            r#"{"model":"tiny:1","query":"q","documents":[7]}"#,
+            "documents[0]",
+        ),
+        (
+            r#"{"model":"tiny:1","query":"q","documents":["a"],"top_n":0}"#,
+            "top_n",
+        ),
+        (
+            r#"{"model":"overflow:1","query":"q","documents":["a"]}"#,
+            "documents",
+        ),
+    ] {
+        let told = post("/v1/rerank", body).await.told();
+        assert!(told.starts_with("400"), "{body}: {told}");
+        assert!(
+            told.contains(&format!(r#""param":"{param}""#)),
+            "{body}: {told}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn wishes_for_vectors_that_cannot_be_are_named() {
     for (body, param) in [
         (r#"{"model":"tiny:1"}"#, "input"),
