@@ -126,7 +126,7 @@ fn chat(id: &str, model: &str) -> String {
 #[tokio::test]
 async fn a_file_is_kept_listed_given_back_and_deleted() {
     let asked = Asked::by(None);
-    let bytes = "one\r\n--cut\ntwo";
+    let bytes = "one\r\n--cu \ntwo";
     let fields = [
         ("purpose", "user_data"),
         ("expires_after[anchor]", "created_at"),
