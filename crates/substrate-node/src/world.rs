@@ -128,12 +128,14 @@ impl World {
             .map_or(UNKNOWN_RTT_MS, |peer| peer.rtt_ms)
     }
 
-    /// Notes a peer after hello. True if it was not connected before.
+    /// Notes a peer after hello. True if it begins: it was not connected before, or its daemon was started anew.
     pub fn peer_up(&mut self, node: NodeId, peer: Peer) -> bool {
         if node == self.own() || (self.peers.len() >= PEERS && !self.peers.contains_key(&node)) {
             return false;
         }
-        self.peers.insert(node, peer).is_none()
+        let session = peer.session;
+        let known = self.peers.insert(node, peer);
+        known.is_none_or(|known| known.session != session)
     }
 
     /// Replaces the circle; its members come first in the view.

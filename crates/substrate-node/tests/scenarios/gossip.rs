@@ -58,6 +58,35 @@ fn who_speaks_too_often_is_not_passed_on() {
 }
 
 #[test]
+fn a_daemon_that_was_started_anew_is_told_what_there_is() {
+    check(
+        "lend circle 1
+        own m
+        +6000
+        peer C
+        +6000
+        peer C
+        +6000
+        restarted C
+        +6000",
+        expect![[r#"
+            lend circle 1
+            own m
+            +6000
+                1: publish to circle: [m] slots 1 queue 0
+            peer C
+            +6000
+                8000: publish to circle: [m] slots 1 queue 0
+            peer C
+            +6000
+            restarted C
+            +6000
+                20000: publish to circle: [m] slots 1 queue 0
+        "#]],
+    );
+}
+
+#[test]
 fn what_was_sent_to_me_alone_is_kept_to_myself() {
     check(
         "direct C c

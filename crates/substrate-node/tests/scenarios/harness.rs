@@ -153,6 +153,11 @@ impl Table {
                 rtt_ms: 10,
                 session: SessionNonce::from_bytes([2; 16]),
             },
+            ["restarted", who] => Event::PeerUp {
+                node: node(who),
+                rtt_ms: 10,
+                session: SessionNonce::from_bytes([3; 16]),
+            },
             ["gone", who] => Event::PeerDown { node: node(who) },
             ["drain"] => Event::Draining,
             ["renewed"] => Event::SessionRenewed(SessionNonce::from_bytes([9; 16])),

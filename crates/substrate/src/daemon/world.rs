@@ -18,12 +18,16 @@ use super::session::provider;
 impl Life {
     pub(super) async fn on_mesh(&mut self, event: MeshEvent) {
         match event {
-            MeshEvent::PeerUp(peer) => {
+            MeshEvent::PeerUp(peer) | MeshEvent::PeerChanged(peer) => {
+                let known = self.peers.get(&peer.node);
+                // A peer that was killed and is back within seconds was never seen to go; it knows nothing any more.
+                let begins = known.is_none_or(|known| known.session != peer.session);
                 self.meet(&peer);
-                self.send_entries(peer.node);
-                self.remember_peer(peer);
+                if begins {
+                    self.send_entries(peer.node);
+                    self.remember_peer(peer);
+                }
             }
-            MeshEvent::PeerChanged(peer) => self.meet(&peer),
             MeshEvent::PeerDown { node } => {
                 self.peers.remove(&node);
                 self.unlisted.take(&node);
