@@ -14,7 +14,7 @@ use super::asker::{Asked, Reply, Told};
 use super::check::{self, Lines};
 use super::parts::{OutputError, OutputResponse, OutputRow, PartError, Parts};
 use super::record::{Batch, Ending, Status, Wrong};
-use super::{BAD, BatchError, Batches, GOOD, LINE_TRIES, LINES_AT_ONCE, lines};
+use super::{BAD, BatchError, Batches, GOOD, LINES_AT_ONCE, lines};
 use crate::door::Client;
 use crate::files::FileError;
 use crate::grpc::desk::now_ms;
@@ -173,9 +173,13 @@ async fn answer(run: Arc<Run>, line: u32) -> Result<(), Wrong> {
         drop(seat);
         match told {
             Told::Answer(reply) => return keep(run, line, custom_id, reply).await,
-            Told::MayPass { reply, after } => {
+            Told::MayPass {
+                reply,
+                after,
+                tries: most,
+            } => {
                 tries += 1;
-                if tries == LINE_TRIES {
+                if tries >= most {
                     return keep(run, line, custom_id, reply).await;
                 }
                 tokio::time::sleep(pause.max(after.unwrap_or_default())).await;
