@@ -109,7 +109,7 @@ fn begin(batches: Batches, batch: Batch) -> Result<Run, Vec<Wrong>> {
     let file = batches.kept().bytes_of(batch.input);
     let file = file.map_err(|error| vec![of_disk(batch.id, &error)])?;
     let lines = check::check(file, batch.endpoint)?;
-    let disk = |error: &dyn std::error::Error| vec![of_disk(batch.id, error)];
+    let disk = |error: &dyn std::fmt::Display| vec![of_disk(batch.id, error)];
     let mut done = vec![false; lines.count() as usize];
     let parts = Parts::open(
         &batches.path(batch.id, GOOD),
@@ -279,8 +279,8 @@ impl Run {
 }
 
 /// A failure of the disk. A path of this machine is nobody else's business: the log has it.
-fn of_disk(id: BatchId, error: &dyn std::error::Error) -> Wrong {
-    tracing::error!(error, %id, "a batch cannot go on");
+fn of_disk(id: BatchId, error: &dyn std::fmt::Display) -> Wrong {
+    tracing::error!(%error, %id, "a batch cannot go on");
     let why = "the disk of this machine is full or failed; its log has more";
     Wrong::whole("disk_failed", why)
 }
