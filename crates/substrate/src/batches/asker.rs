@@ -35,6 +35,8 @@ pub enum Told {
         reply: Reply,
         /// When to come back, if that was told.
         after: Option<Duration>,
+        /// How often such a failure is asked about before it is the answer.
+        tries: u32,
     },
     /// Not now, for a reason that has nothing to do with the line: the daemon stops, the key has asked enough for now.
     NotNow {

@@ -40,6 +40,10 @@ pub const LINES_AT_ONCE: usize = 4;
 /// Times a line is asked before a failure that may pass is told as its answer. With the pauses between them, nine minutes.
 pub const LINE_TRIES: u32 = 10;
 
+/// Times a line is asked whose model nobody has. With the pauses between them, a minute: a daemon that has just started, or
+/// a node of its circle that has, is found again by then, and a slip of the pen is told while somebody may still look.
+pub const UNKNOWN_TRIES: u32 = 7;
+
 /// The pause before a line's second try; it doubles with each further one.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -153,7 +157,8 @@ impl Batches {
         Self::open_at(folder, kept, asker, halt, FIRST_PAUSE)
     }
 
-    fn open_at(
+    /// As [`Batches::open`], with another [`FIRST_PAUSE`].
+    pub(crate) fn open_at(
         folder: &Path,
         kept: KeptFiles,
         asker: Arc<dyn Asker>,

@@ -14,7 +14,7 @@ use super::asker::{Asked, Reply, Told};
 use super::check::{self, Lines};
 use super::parts::{OutputError, OutputResponse, OutputRow, PartError, Parts};
 use super::record::{Batch, Ending, Status, Wrong};
-use super::{BAD, BatchError, Batches, GOOD, LINE_TRIES, LINES_AT_ONCE, lines};
+use super::{BAD, BatchError, Batches, GOOD, LINES_AT_ONCE, lines};
 use crate::door::Client;
 use crate::files::FileError;
 use crate::grpc::desk::now_ms;
@@ -107,9 +107,9 @@ async fn live(
 /// Reads all lines and what came of them before.
 fn begin(batches: Batches, batch: Batch) -> Result<Run, Vec<Wrong>> {
     let file = batches.kept().bytes_of(batch.input);
-    let file = file.map_err(|error| vec![Wrong::whole("input_unreadable", error.to_string())])?;
+    let file = file.map_err(|error| vec![of_disk(batch.id, &error)])?;
     let lines = check::check(file, batch.endpoint)?;
-    let disk = |error: &dyn std::error::Error| vec![Wrong::whole("disk", error.to_string())];
+    let disk = |error: &dyn std::fmt::Display| vec![of_disk(batch.id, error)];
     let mut done = vec![false; lines.count() as usize];
     let parts = Parts::open(
         &batches.path(batch.id, GOOD),
@@ -173,9 +173,13 @@ async fn answer(run: Arc<Run>, line: u32) -> Result<(), Wrong> {
         drop(seat);
         match told {
             Told::Answer(reply) => return keep(run, line, custom_id, reply).await,
-            Told::MayPass { reply, after } => {
+            Told::MayPass {
+                reply,
+                after,
+                tries: most,
+            } => {
                 tries += 1;
-                if tries == LINE_TRIES {
+                if tries >= most {
                     return keep(run, line, custom_id, reply).await;
                 }
                 tokio::time::sleep(pause.max(after.unwrap_or_default())).await;
@@ -234,7 +238,10 @@ impl Run {
             }
             // Too late: how it ends is decided.
             Err(PartError::Closed) => Ok(()),
-            Err(error) => Err(Wrong::whole("output_failed", error.to_string())),
+            Err(error @ PartError::TooMuch) => {
+                Err(Wrong::whole("output_too_large", error.to_string()))
+            }
+            Err(error @ PartError::File(_)) => Err(of_disk(self.batch.id, &error)),
         }
     }
 
@@ -269,6 +276,13 @@ impl Run {
     fn came(&self) -> std::sync::MutexGuard<'_, Came> {
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A failure of the disk. A path of this machine is nobody else's business: the log has it.
+fn of_disk(id: BatchId, error: &dyn std::fmt::Display) -> Wrong {
+    tracing::error!(%error, %id, "a batch cannot go on");
+    let why = "the disk of this machine is full or failed; its log has more";
+    Wrong::whole("disk_failed", why)
 }
 
 fn row_id() -> String {

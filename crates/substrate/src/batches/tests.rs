@@ -45,10 +45,12 @@ impl Script {
             "fail" => Told::MayPass {
                 reply: reply(503),
                 after: None,
+                tries: LINE_TRIES,
             },
             "fail twice" if asked <= 2 => Told::MayPass {
                 reply: reply(503),
                 after: Some(Duration::from_millis(3)),
+                tries: LINE_TRIES,
             },
             "stop" if asked <= 50 => Told::NotNow {
                 after: Duration::from_millis(1),

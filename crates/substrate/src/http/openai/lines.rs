@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use substrate_record::Scope;
 
 use super::{chat, completions, embeddings, responses};
-use crate::batches::{Asked, Asker, Endpoint, Reply, Told};
+use crate::batches::{Asked, Asker, Endpoint, LINE_TRIES, Reply, Told, UNKNOWN_TRIES};
 use crate::door::{Call, Client, Door};
 use crate::http::actions::ModelActions;
 use crate::http::guard::Caller;
@@ -188,21 +188,30 @@ async fn told(response: Response) -> Told {
         .and_then(|seconds| seconds.parse().ok())
         .map(Duration::from_secs);
     let failed: Option<Failed> = serde_json::from_str(reply.body.get()).ok();
-    if failed.is_some_and(|failed| failed.error.code.as_deref() == Some("stopping")) {
-        return Told::NotNow {
-            after: after.unwrap_or(STOPPING),
-        };
+    let code = failed.and_then(|failed| failed.error.code);
+    if code.as_deref() == Some("stopping") {
+        let after = after.unwrap_or(STOPPING);
+        return Told::NotNow { after };
     }
-    if may_pass(status) {
-        Told::MayPass { reply, after }
-    } else {
-        Told::Answer(reply)
+    match tries(status, code.as_deref()) {
+        Some(tries) => Told::MayPass {
+            reply,
+            after,
+            tries,
+        },
+        None => Told::Answer(reply),
     }
 }
 
-/// Too many, lost, nobody there, nothing in time: another try may be answered.
-fn may_pass(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502..=504)
+/// How often a failure is asked about; `None` if another try would be answered as this one was.
+fn tries(status: u16, code: Option<&str>) -> Option<u32> {
+    match (status, code) {
+        // The nodes that hold the model may be back in a moment; of this machine's own start it cannot be told apart.
+        (404, Some("model_not_found")) => Some(UNKNOWN_TRIES),
+        // Too many, lost, nobody there, nothing in time.
+        (408 | 429 | 500 | 502..=504, _) => Some(LINE_TRIES),
+        _ => None,
+    }
 }
 
 fn quoted(why: &str) -> Box<RawValue> {

@@ -258,6 +258,12 @@ async fn a_batch_is_answered_by_the_handlers_that_answer_everybody() {
     );
     let listed = value(&asked.get("/v1/batches").await);
     assert_eq!(listed["data"][0], batch);
+    let jobs = asked
+        .double
+        .seen
+        .submitted
+        .load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(jobs, 2, "one for each line that has a model");
     let cancel = format!("/v1/batches/{}/cancel", batch["id"].as_str().unwrap());
     let over = asked.post(&cancel, &json!({})).await;
     assert_eq!(refused(&over), "400 \"batch_over\" null");

@@ -105,7 +105,8 @@ fn batches(door: &Door, keys: &ApiKeys, folder: &Path) -> Batches {
     }
     let kept = KeptFiles::open(&folder.join("files")).unwrap();
     let halt = CancellationToken::new();
-    Batches::open(&folder.join("batches"), kept, asker, halt).unwrap()
+    let at_once = Duration::from_micros(100);
+    Batches::open_at(&folder.join("batches"), kept, asker, halt, at_once).unwrap()
 }
 
 async fn answer(mut calls: mpsc::Receiver<Call>, seen: Arc<Seen>, thinkers: Vec<ModelView>) {
