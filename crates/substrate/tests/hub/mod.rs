@@ -1,7 +1,7 @@
 //! A hub on loopback that serves one file, with the trouble a test asks for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -31,36 +31,30 @@ pub struct Trouble {
     pub no_ranges: bool,
     /// Send one wrong byte.
     pub wrong_byte: bool,
-    /// Send nothing more once so many bytes were sent in all; `u64::MAX` or unset = never.
-    pub hold_after: Hold,
+    /// Send nothing more once so many bytes were sent in all, until [`Hub::lift`].
+    pub hold_after: Option<u64>,
 }
 
-/// A limit that a test may lift.
-pub struct Hold(AtomicU64);
-
-impl Default for Hold {
-    fn default() -> Self {
-        Self(AtomicU64::new(u64::MAX))
-    }
+/// What answers that begin now count into, and after how many bytes they hold their breath for good.
+#[derive(Clone)]
+struct Count {
+    sent: Arc<AtomicU64>,
+    hold_after: u64,
 }
 
-impl From<Option<u64>> for Hold {
-    fn from(limit: Option<u64>) -> Self {
-        Self(AtomicU64::new(limit.unwrap_or(u64::MAX)))
-    }
-}
-
-impl Hold {
-    pub fn store(&self, limit: u64, ordering: Ordering) {
-        self.0.store(limit, ordering);
+impl Count {
+    fn from_nothing(hold_after: Option<u64>) -> Self {
+        Self {
+            sent: Arc::default(),
+            hold_after: hold_after.unwrap_or(u64::MAX),
+        }
     }
 }
 
 /// The running hub; it stops when dropped.
 pub struct Hub {
     pub endpoint: String,
-    pub trouble: Arc<Trouble>,
-    sent: Arc<AtomicU64>,
+    count: Arc<Mutex<Count>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -75,7 +69,7 @@ struct Shelf {
     file: Bytes,
     digest: ContentHash,
     trouble: Arc<Trouble>,
-    sent: Arc<AtomicU64>,
+    count: Arc<Mutex<Count>>,
 }
 
 /// What an inspection of the test's file says.
@@ -90,12 +84,12 @@ pub fn facts() -> ModelFacts {
 
 impl Hub {
     pub async fn serve(file: Vec<u8>, trouble: Trouble) -> Self {
-        let (trouble, sent) = (Arc::new(trouble), Arc::new(AtomicU64::new(0)));
+        let count = Arc::new(Mutex::new(Count::from_nothing(trouble.hold_after)));
         let shelf = Shelf {
             digest: ContentHash::of(&file),
             file: file.into(),
-            trouble: trouble.clone(),
-            sent: sent.clone(),
+            trouble: Arc::new(trouble),
+            count: count.clone(),
         };
         let routes = Router::new()
             .route("/api/models/{user}/{repo}", get(listing))
@@ -106,15 +100,19 @@ impl Hub {
         let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self {
             endpoint,
-            trouble,
-            sent,
+            count,
             server,
         }
     }
 
-    /// Bytes of the file sent so far.
+    /// Bytes of the file sent so far, since the last [`Self::lift`].
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::SeqCst)
+        self.count.lock().unwrap().sent.load(Ordering::SeqCst)
+    }
+
+    /// Answers that begin from now on hold no breath, and are counted from nothing. Those under way stay as they are.
+    pub fn lift(&self) {
+        *self.count.lock().unwrap() = Count::from_nothing(None);
     }
 }
 
@@ -179,9 +177,10 @@ fn body(shelf: Shelf, from: u64, to: u64) -> Body {
     };
     let cut = limit(shelf.trouble.cut_after, &shelf.trouble.cuts);
     let silent = limit(shelf.trouble.silent_after, &shelf.trouble.silences);
+    let count = shelf.count.lock().unwrap().clone();
     Body::from_stream(stream::unfold(
-        (shelf, from),
-        move |(shelf, at)| async move {
+        (shelf, count, from),
+        move |(shelf, count, at)| async move {
             let done = at - from;
             if at > to {
                 return None;
@@ -189,7 +188,7 @@ fn body(shelf: Shelf, from: u64, to: u64) -> Body {
             // The server sends what it has before it asks for more, so a cut comes after the bytes before it.
             tokio::task::yield_now().await;
             if done >= cut {
-                return Some((Err(std::io::Error::other("cut")), (shelf, at)));
+                return Some((Err(std::io::Error::other("cut")), (shelf, count, at)));
             }
             if done >= silent {
                 std::future::pending::<()>().await;
@@ -198,16 +197,16 @@ fn body(shelf: Shelf, from: u64, to: u64) -> Body {
                 .min(CHUNK as u64)
                 .min(cut - done)
                 .min(silent - done);
-            let before = shelf.sent.fetch_add(take, Ordering::SeqCst);
-            if before >= shelf.trouble.hold_after.0.load(Ordering::SeqCst) {
-                shelf.sent.fetch_sub(take, Ordering::SeqCst);
+            let before = count.sent.fetch_add(take, Ordering::SeqCst);
+            if before >= count.hold_after {
+                count.sent.fetch_sub(take, Ordering::SeqCst);
                 std::future::pending::<()>().await;
             }
             let mut chunk = shelf.file[at as usize..(at + take) as usize].to_vec();
             if shelf.trouble.wrong_byte && (at..at + take).contains(&1_234_567) {
                 chunk[(1_234_567 - at) as usize] ^= 1;
             }
-            Some((Ok(Bytes::from(chunk)), (shelf, at + take)))
+            Some((Ok(Bytes::from(chunk)), (shelf, count, at + take)))
         },
     ))
 }
