@@ -4,7 +4,7 @@
 //! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
 //! computed when), [`sequence`] (an answer, step by step), [`embedder`] (vectors of texts),
 //! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`emitter`] (text),
-//! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
+//! [`template`] (prompts), `sight` (images in them), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
 //!
 //! Invariant: usable in-process and unsealed by tests; the seals are applied by `main` alone.
 //! Absent by design: keys, network, files other than the model, logs, any text of a prompt in an
@@ -32,6 +32,7 @@ pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod serve;
+mod sight;
 mod strftime;
 pub mod template;
 pub mod wordpiece;

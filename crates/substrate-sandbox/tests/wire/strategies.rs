@@ -9,8 +9,8 @@ use substrate_sandbox::wire::{
 pub fn to_worker() -> impl Strategy<Value = ToWorker> {
     let seq = any::<u64>();
     prop_oneof![
-        (any::<[u32; 5]>(), kv(), any::<bool>()).prop_map(
-            |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention)| {
+        (any::<[u32; 5]>(), kv(), any::<[bool; 2]>()).prop_map(
+            |([n_ctx, slots, cells, threads, batch_threads], kv, [flash_attention, projector])| {
                 ToWorker::Load(Load {
                     n_ctx,
                     slots,
@@ -19,6 +19,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
                     batch_threads,
                     kv,
                     flash_attention,
+                    projector,
                 })
             }
         ),

@@ -84,6 +84,29 @@ pub struct Row {
     pub logits: bool,
 }
 
+/// Rows of an image, which stand in the place of tokens.
+#[derive(Clone, Copy)]
+pub struct Embedded<'a> {
+    /// The floats, row by row, each as wide as the model wants.
+    pub floats: &'a [f32],
+    /// The position of the first in its lane; the others follow.
+    pub position: u32,
+    /// Its lane.
+    pub lane: u32,
+    /// Whether a row sees only those before it; otherwise it sees all of this call.
+    pub causal: bool,
+    /// Whether the logits of the last row are wanted.
+    pub logits: bool,
+}
+
+impl Embedded<'_> {
+    /// How many rows there are.
+    pub fn count(&self, context: &Context) -> usize {
+        let width = context.model.input_width() as usize;
+        self.floats.len().checked_div(width).unwrap_or(0)
+    }
+}
+
 /// Lanes a context may have: llama.cpp's own limit, `LLAMA_MAX_SEQ`.
 pub const MAX_LANES: u32 = 256;
 
@@ -227,12 +250,47 @@ impl Context {
     /// hold some of its rows: [`Context::cut`] them back.
     pub fn run(&mut self, rows: &[Row]) -> Result<(), EngineError> {
         self.fill(rows)?;
-        let count = rows.len() as i32;
+        self.run_filled(None)
+    }
+
+    /// As [`Context::run`], with rows of an image.
+    pub fn run_embedded(&mut self, rows: Embedded<'_>) -> Result<(), EngineError> {
+        let width = self.model.input_width() as usize;
+        let count = rows.count(self);
+        // The id is not looked at where there are floats.
+        let filled: Vec<Row> = (0..count)
+            .map(|index| Row {
+                id: 0,
+                position: rows.position + index as u32,
+                lane: rows.lane,
+                logits: rows.logits && index + 1 == count,
+            })
+            .collect();
+        self.fill(&filled)?;
+        let raw = self.raw.as_ptr();
+        // SAFETY: the context is live.
+        let see_all = |see_all: bool| unsafe { sys::llama_set_causal_attn(raw, !see_all) };
+        if !rows.causal {
+            see_all(true);
+        }
+        let done = self.run_filled(Some(&rows.floats[..count * width]));
+        if !rows.causal {
+            see_all(false);
+        }
+        done
+    }
+
+    /// Decodes what [`Context::fill`] has put together; `floats` are as wide as the model wants, one row for each.
+    fn run_filled(&mut self, floats: Option<&[f32]>) -> Result<(), EngineError> {
         let mut lanes: Vec<*mut i32> = self.lane_ids.iter_mut().map(|id| &raw mut *id).collect();
+        let token = match floats {
+            Some(_) => std::ptr::null_mut(),
+            None => self.ids.as_mut_ptr(),
+        };
         let batch = sys::llama_batch {
-            n_tokens: count,
-            token: self.ids.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            n_tokens: self.ids.len() as i32,
+            token,
+            embd: floats.map_or(std::ptr::null_mut(), |floats| floats.as_ptr().cast_mut()),
             pos: self.positions.as_mut_ptr(),
             n_seq_id: self.lane_counts.as_mut_ptr(),
             seq_id: lanes.as_mut_ptr(),
@@ -240,8 +298,8 @@ impl Context {
         };
         let raw = self.raw.as_ptr();
         let code = guarded("decode", || {
-            // SAFETY: the context is live; every array of the batch is `count` long and outlives the call,
-            // ids are of the vocabulary and lanes of the context (see `fill`).
+            // SAFETY: the context is live; every array of the batch is as long as it says and outlives the call, ids are of
+            // the vocabulary and lanes of the context (see `fill`); llama.cpp only reads the floats.
             unsafe { decode(raw, batch) }
         })?;
         match code {
