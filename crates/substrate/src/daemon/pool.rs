@@ -19,6 +19,7 @@ use super::threads::FreeCores;
 use crate::blobs::{BlobError, Blobs};
 use crate::models::fit::Estimate;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
+use crate::models::parts::Parts;
 
 mod loading;
 mod room;
@@ -113,17 +114,17 @@ pub enum LoadError {
 pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
-    models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
-    /// The weights that have a name here, and the name.
-    known: Arc<Mutex<BTreeMap<ContentHash, String>>>,
+    models: Arc<Mutex<BTreeMap<Parts, Arc<Slot>>>>,
+    /// The models that have a name here, and the name.
+    known: Arc<Mutex<BTreeMap<Parts, String>>>,
     /// What the headers of those say, of as many as were asked for.
-    inspected: Arc<Mutex<BTreeMap<ContentHash, Arc<wire::ModelFacts>>>>,
+    inspected: Arc<Mutex<BTreeMap<Parts, Arc<wire::ModelFacts>>>>,
     /// Whoever loads holds this; the lock is fair, so that the others come in order.
     turns: Arc<tokio::sync::Mutex<()>>,
     /// A job has left its worker.
     released: Arc<tokio::sync::Notify>,
-    /// Weights that were missing or damaged when they were last wanted.
-    unusable: Arc<Mutex<BTreeSet<ContentHash>>>,
+    /// Models of which a file was missing or damaged when they were last wanted.
+    unusable: Arc<Mutex<BTreeSet<Parts>>>,
     free: Arc<Mutex<FreeCores>>,
 }
 
@@ -194,8 +195,8 @@ impl Stage {
 
 /// A loaded worker, for `ps`.
 pub struct Loaded {
-    /// Weights.
-    pub digest: ContentHash,
+    /// Its files.
+    pub parts: Parts,
     /// The worker.
     pub engine: Engine,
     /// Jobs in it.
@@ -247,13 +248,13 @@ impl Pool {
     ///
     /// # Errors
     /// Why it could not be loaded; the next call tries again.
-    pub async fn lease(&self, weights: &ContentHash) -> Result<Lease, LoadError> {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
+    pub async fn lease(&self, parts: &Parts) -> Result<Lease, LoadError> {
+        let slot = lock(&self.models).entry(*parts).or_default().clone();
         let mut held = slot.engine.lock().await;
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(weights, &slot).await?;
+                let engine = self.load(parts, &slot).await?;
                 *held = Some(engine.clone());
                 engine
             }
@@ -272,40 +273,43 @@ impl Pool {
     }
 
     /// Nothing is loaded whose bytes are not those its entry promises.
-    async fn check(&self, weights: &ContentHash) -> Result<(), LoadError> {
-        let (blobs, digest) = (self.blobs.clone(), *weights);
-        let error = match blocking(move || blobs.check(&digest)).await {
-            Ok(()) => return Ok(()),
-            Err(BlobError::Absent(_)) => LoadError::NoBlob(digest),
-            Err(BlobError::Digest { .. }) => LoadError::Damaged(digest),
-            Err(error) => return Err(LoadError::Disk(error.to_string())),
-        };
-        lock(&self.unusable).insert(digest);
-        Err(error)
+    async fn check(&self, parts: &Parts) -> Result<(), LoadError> {
+        for digest in parts.files() {
+            let blobs = self.blobs.clone();
+            let error = match blocking(move || blobs.check(&digest)).await {
+                Ok(()) => continue,
+                Err(BlobError::Absent(_)) => LoadError::NoBlob(digest),
+                Err(BlobError::Digest { .. }) => LoadError::Damaged(digest),
+                Err(error) => return Err(LoadError::Disk(error.to_string())),
+            };
+            lock(&self.unusable).insert(*parts);
+            return Err(error);
+        }
+        Ok(())
     }
 
-    /// Which weights have a name here. Workers of others end when they are idle.
-    pub fn know(&self, named: BTreeMap<ContentHash, String>) {
+    /// Which models have a name here. Workers of others end when they are idle.
+    pub fn know(&self, named: BTreeMap<Parts, String>) {
         *lock(&self.known) = named;
     }
 
-    fn engine_of(&self, weights: &ContentHash) -> Option<Engine> {
-        let slot = lock(&self.models).get(weights).cloned()?;
+    fn engine_of(&self, parts: &Parts) -> Option<Engine> {
+        let slot = lock(&self.models).get(parts).cloned()?;
         let engine = lock(&slot.seen).engine.clone();
         engine.filter(Engine::is_alive)
     }
 
     /// The context of the model's worker, if it is loaded: it may be smaller than usual.
-    pub fn loaded_context(&self, weights: &ContentHash) -> Option<u32> {
-        self.engine_of(weights).map(|engine| engine.facts().n_ctx)
+    pub fn loaded_context(&self, parts: &Parts) -> Option<u32> {
+        self.engine_of(parts).map(|engine| engine.facts().n_ctx)
     }
 
     /// The loads under way.
-    pub fn loading(&self) -> Vec<(ContentHash, Loading)> {
+    pub fn loading(&self) -> Vec<(Parts, Loading)> {
         let models = lock(&self.models).clone();
-        let loading = |(digest, slot): (ContentHash, Arc<Slot>)| {
+        let loading = |(parts, slot): (Parts, Arc<Slot>)| {
             let loading = lock(&slot.seen).loading?;
-            Some((digest, loading))
+            Some((parts, loading))
         };
         models.into_iter().filter_map(loading).collect()
     }
@@ -321,9 +325,9 @@ impl Pool {
         }
     }
 
-    /// Whether the weights were missing or damaged when they were last wanted.
-    pub fn is_unusable(&self, weights: &ContentHash) -> bool {
-        lock(&self.unusable).contains(weights)
+    /// Whether a file of it was missing or damaged when it was last wanted.
+    pub fn is_unusable(&self, parts: &Parts) -> bool {
+        lock(&self.unusable).contains(parts)
     }
 
     /// The blobs on disk changed: what was unusable may be whole again.
@@ -331,8 +335,9 @@ impl Pool {
         lock(&self.unusable).clear();
     }
 
-    fn spec(&self, model: PathBuf) -> WallSpec {
+    fn spec(&self, model: PathBuf, projector: Option<PathBuf>) -> WallSpec {
         WallSpec {
+            projector,
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
             ..WallSpec::new(self.settings.binary.clone(), model)
@@ -343,10 +348,10 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Pool::lease`], and the benchmark's own.
-    pub async fn rates(&self, weights: &ContentHash, again: bool) -> Result<(u64, u64), LoadError> {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
+    pub async fn rates(&self, parts: &Parts, again: bool) -> Result<(u64, u64), LoadError> {
+        let slot = lock(&self.models).entry(*parts).or_default().clone();
         lock(&slot.seen).tried = true;
-        let lease = self.lease(weights).await?;
+        let lease = self.lease(parts).await?;
         if let Some(rates) = lock(&lease.slot.seen).rates.filter(|_| !again) {
             return Ok(rates);
         }
@@ -356,27 +361,27 @@ impl Pool {
     }
 
     /// Whether nobody has tried to measure the model yet.
-    pub fn needs_measuring(&self, weights: &ContentHash) -> bool {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
+    pub fn needs_measuring(&self, parts: &Parts) -> bool {
+        let slot = lock(&self.models).entry(*parts).or_default().clone();
         let tried = lock(&slot.seen).tried;
         !tried
     }
 
     /// The rates last measured in this run, without loading anything.
-    pub fn known_rates(&self, weights: &ContentHash) -> Option<(u64, u64)> {
-        let slot = lock(&self.models).get(weights).cloned()?;
+    pub fn known_rates(&self, parts: &Parts) -> Option<(u64, u64)> {
+        let slot = lock(&self.models).get(parts).cloned()?;
         lock(&slot.seen).rates
     }
 
     /// Whether a live worker holds the model.
-    pub fn is_loaded(&self, weights: &ContentHash) -> bool {
-        self.engine_of(weights).is_some()
+    pub fn is_loaded(&self, parts: &Parts) -> bool {
+        self.engine_of(parts).is_some()
     }
 
     /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
     /// Returns whether it was loaded; if it was not, the next worker of the model has nothing to do with it.
-    pub async fn keep_alive(&self, weights: &ContentHash, stay: Option<Duration>) -> bool {
-        let Some(slot) = lock(&self.models).get(weights).cloned() else {
+    pub async fn keep_alive(&self, parts: &Parts, stay: Option<Duration>) -> bool {
+        let Some(slot) = lock(&self.models).get(parts).cloned() else {
             return false;
         };
         let loaded = {
@@ -394,11 +399,11 @@ impl Pool {
     /// Ends workers that were idle for their keep-alive or have no name any more, and forgets dead ones.
     pub async fn expire(&self) {
         let slots = lock(&self.models).clone();
-        for (digest, slot) in slots {
+        for (parts, slot) in slots {
             let Ok(mut held) = slot.engine.try_lock() else {
                 continue;
             };
-            let named = lock(&self.known).contains_key(&digest);
+            let named = lock(&self.known).contains_key(&parts);
             if slot.is_over(self.settings.keep_alive, named) {
                 *held = None;
                 lock(&slot.seen).forget();
@@ -448,7 +453,7 @@ impl Pool {
         let models = lock(&self.models).clone();
         models
             .iter()
-            .filter_map(|(digest, slot)| slot.listed(*digest, self.settings.keep_alive))
+            .filter_map(|(parts, slot)| slot.listed(*parts, self.settings.keep_alive))
             .collect()
     }
 }
@@ -471,7 +476,7 @@ impl Slot {
         over || !engine.is_alive()
     }
 
-    fn listed(&self, digest: ContentHash, default: Option<Duration>) -> Option<Loaded> {
+    fn listed(&self, parts: Parts, default: Option<Duration>) -> Option<Loaded> {
         let seen = lock(&self.seen).clone();
         let engine = seen.engine.filter(Engine::is_alive)?;
         let stay = seen.keep_alive.unwrap_or(default);
@@ -482,7 +487,7 @@ impl Slot {
             unix_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
         });
         Some(Loaded {
-            digest,
+            parts,
             engine,
             busy: seen.busy,
             expires_ms,
@@ -514,7 +519,7 @@ impl WalledInspector {
 
 impl Inspect for WalledInspector {
     fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let worker = Wall::spawn(self.pool.spec(model.to_path_buf()))
+        let worker = Wall::spawn(self.pool.spec(model.to_path_buf(), None))
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
         match engine::inspect(worker) {
             Ok(facts) => Ok(ModelFacts {

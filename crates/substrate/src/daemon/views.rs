@@ -9,6 +9,7 @@ use super::pool::{Fit, Loading, Pool};
 use super::shelf::Shelf;
 use crate::door::{Client, FitView, JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
 use crate::models::catalogue::Held;
+use crate::models::parts::Parts;
 
 /// A model held here.
 pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
@@ -27,14 +28,15 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
         modified_ms: held.modified_ms,
         own: true,
         nodes,
-        loaded: pool.is_loaded(&held.weights()),
+        loaded: pool.is_loaded(&held.parts()),
+        sees: held.parts().projector.is_some(),
         template: held.facts.template.clone(),
     }
 }
 
 /// What its worker was given, or would be.
 fn served_context(held: &Held, pool: &Pool) -> u32 {
-    let loaded = pool.loaded_context(&held.weights());
+    let loaded = pool.loaded_context(&held.parts());
     loaded.unwrap_or_else(|| pool.context(held.entry.body().context))
 }
 
@@ -60,6 +62,7 @@ pub fn others_model(
         own: false,
         nodes,
         loaded: false,
+        sees: Parts::of(body).is_some_and(|parts| parts.projector.is_some()),
         template: None,
     }
 }
@@ -67,8 +70,8 @@ pub fn others_model(
 /// The loaded workers, and those being loaded.
 pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
     let loading = pool.loading().into_iter();
-    let loading = loading.filter_map(|(digest, loading)| {
-        let held = held.iter().find(|held| held.weights() == digest)?;
+    let loading = loading.filter_map(|(parts, loading)| {
+        let held = held.iter().find(|held| held.parts() == parts)?;
         Some(being_loaded(held, loading, pool))
     });
     loaded_workers(pool, held).chain(loading).collect()
@@ -81,12 +84,12 @@ fn loaded_workers<'a>(
     pool.loaded().into_iter().map(|loaded| {
         let name = held
             .iter()
-            .find(|held| held.weights() == loaded.digest)
-            .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
+            .find(|held| held.parts() == loaded.parts)
+            .map_or_else(|| loaded.parts.to_string(), |held| held.name.to_string());
         let facts = loaded.engine.facts();
         WorkerView {
             model: name,
-            digest: loaded.digest,
+            digest: loaded.parts.weights,
             memory: resident_bytes_of(loaded.engine.pid()),
             context: facts.n_ctx,
             pid: loaded.engine.pid(),

@@ -15,6 +15,7 @@ use substrate_record::{
 };
 
 use super::names::{ModelName, NameError, distance};
+use super::parts::Parts;
 use crate::keys::DeviceKey;
 use crate::store::tables::{MODELS, key};
 use crate::store::{Records, Store, StoreError, keyed};
@@ -56,6 +57,11 @@ impl Held {
     /// SHA-256 of the weights (of the first file, if there are several).
     pub fn weights(&self) -> ContentHash {
         weights_of(self.entry.body()).unwrap_or_else(|| ContentHash::of(b""))
+    }
+
+    /// What a worker of it is given.
+    pub fn parts(&self) -> Parts {
+        Parts::of(self.entry.body()).unwrap_or_else(|| self.weights().into())
     }
 
     /// Bytes of all files.

@@ -10,5 +10,6 @@ pub mod catalogue;
 pub mod fit;
 pub mod import;
 pub mod names;
+pub mod parts;
 pub mod pull;
 pub mod purpose;

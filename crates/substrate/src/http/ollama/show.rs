@@ -15,7 +15,7 @@ use crate::http::error::{OllamaError, Refusal};
 use crate::http::guard::Caller;
 use crate::http::names::rfc3339_ms;
 use crate::http::{Shared, body, lists};
-use crate::models::purpose::capability;
+use crate::thoughts;
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -77,7 +77,7 @@ fn told(view: ModelView, details: Details) -> Shown {
     }
     let mut capabilities = details.capabilities;
     if capabilities.is_empty() {
-        capabilities.push(capability(&view.arch).to_owned());
+        capabilities = thoughts::capabilities(&view.arch, "", view.sees);
     }
     Shown {
         license: first(details.license, &view.licence),

@@ -162,6 +162,9 @@ pub(super) fn describe(ask: &Ask) -> String {
                     out += &value
                         .as_ref()
                         .map_or(String::new(), |value| format!(" {what}={value}"));
+                for image in &m.images {
+                    out += &format!(" image@{}={}", image.at, image.bytes.len());
+                }
                 }
                 out.push('\n');
             }
@@ -169,3 +172,6 @@ pub(super) fn describe(ask: &Ask) -> String {
     }
     out
 }
+
+/// The smallest GIF, in base64: one point.
+pub(crate) const DOT: &str = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";

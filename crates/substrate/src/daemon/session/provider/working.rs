@@ -10,9 +10,9 @@ use tokio::time::sleep_until;
 
 use super::{InputCommitment, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
-use crate::daemon::session::closing;
 use crate::daemon::session::output::Rows;
 use crate::daemon::session::work::{self, Running};
+use crate::models::parts::Parts;
 
 /// When to ask again a node that stopped a job before it began: its reasons last longer than a moment.
 const RETRY_LATER_MS: u64 = 5_000;
@@ -208,12 +208,12 @@ impl Session {
         let pool = self.context.pool.clone();
         let manifest = self.manifest.body().clone();
         self.rows = (manifest.kind == JobKind::Embed).then(|| Rows::new(&input.salts.output));
-        let weights = closing::weights(&entry);
+        let parts = Parts::of(entry.body());
         self.entry = Some(entry);
         self.stage = Stage::Preparing(tokio::spawn(work::prepare(
             pool,
             self.attempt.peer,
-            weights,
+            parts,
             manifest,
             input,
         )));
