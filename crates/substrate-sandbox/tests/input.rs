@@ -155,7 +155,11 @@ fn an_image_is_known_by_its_header() {
         };
         assert_eq!(Look::at(&bytes), Ok(look));
         for end in 12..bytes.len() {
-            assert_eq!(Look::at(&bytes[..end]), Err(ImageError::Header), "{kind:?} {end}");
+            assert_eq!(
+                Look::at(&bytes[..end]),
+                Err(ImageError::Header),
+                "{kind:?} {end}"
+            );
         }
     }
 }
@@ -180,7 +184,9 @@ fn an_image_that_no_worker_would_decode_is_refused() {
     ] {
         assert_eq!(Look::at(&bytes), refused);
     }
-    assert!(Look::at(&png(4096, 4096)).is_ok_and(|look| u64::from(look.width).pow(2) == MAX_POINTS));
+    assert!(
+        Look::at(&png(4096, 4096)).is_ok_and(|look| u64::from(look.width).pow(2) == MAX_POINTS)
+    );
 }
 
 proptest! {
@@ -214,7 +220,11 @@ fn images_stand_at_characters_in_order_and_are_not_too_many() {
     let sound = png(9, 9);
     let at = |at| (at, sound.clone());
     assert_eq!(said(&[at(0), at(0), at(2), at(3)]), Ok(()));
-    for (images, number) in [(vec![at(1)], 1), (vec![at(0), at(4)], 2), (vec![at(2), at(0)], 2)] {
+    for (images, number) in [
+        (vec![at(1)], 1),
+        (vec![at(0), at(4)], 2),
+        (vec![at(2), at(0)], 2),
+    ] {
         assert_eq!(said(&images), Err(InputError::ImagePlace(number)));
     }
     let many = vec![at(0); MAX_IMAGES + 1];
@@ -228,7 +238,9 @@ fn images_stand_at_characters_in_order_and_are_not_too_many() {
         Err(InputError::Image { number: 2, why })
     );
     // A list of images with nothing in it has a second encoding, and is none.
-    let mut bytes = Input::chat(vec![Message::new("user", "hi")]).to_cbor_bytes().unwrap();
+    let mut bytes = Input::chat(vec![Message::new("user", "hi")])
+        .to_cbor_bytes()
+        .unwrap();
     let map = bytes.iter().rposition(|byte| *byte == 0xa2).unwrap();
     bytes[map] = 0xa3;
     bytes.extend([7, 0x80]);

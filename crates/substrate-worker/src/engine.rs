@@ -18,9 +18,7 @@ use substrate_sandbox::wire::{
 use zeroize::Zeroizing;
 
 use crate::conversation::{with_marks, with_tools_in_words};
-use crate::ffi::{
-    self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Projector, Size,
-};
+use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
 use crate::grammar::Grammars;
 use crate::header;
 use crate::prompt::{Reading, wipe, wipe_message};
@@ -94,7 +92,6 @@ impl Default for LoadOptions {
 pub struct Engine {
     context: Context,
     scheduler: Scheduler,
-    projector: Option<Arc<Projector>>,
     template: Result<Template, TemplateError>,
     grammars: OnceCell<Grammars>,
     facts: ModelFacts,
@@ -142,17 +139,16 @@ impl Engine {
         )?;
         context.set_threads(options.threads, options.batch_threads);
         warm_up(&mut context)?;
-        let projector = match &options.projector {
-            Some(path) => Some(sight::open(path, &model, options.flash_attention)?),
-            None => None,
-        };
+        if let Some(path) = &options.projector {
+            sight::open(&mut context, path, options.flash_attention)?;
+            context.set_threads(options.threads, options.batch_threads);
+        }
         let template = compile_template(&model);
         let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
         Ok(Engine {
             scheduler: Scheduler::new(slots, size.lanes, context.cells(), reuse),
             context,
-            projector,
             template,
             grammars: OnceCell::new(),
             facts,
@@ -208,7 +204,9 @@ impl Engine {
     /// An input as it will be read: its tokens, and the images among them.
     pub fn read(&self, input: &Input) -> Result<Reading, Refusal> {
         match &input.prompt {
-            input::Prompt::Chat(messages) if messages.iter().any(|said| !said.images.is_empty()) => {
+            input::Prompt::Chat(messages)
+                if messages.iter().any(|said| !said.images.is_empty()) =>
+            {
                 self.read_images(input, messages)
             }
             _ => Ok(Reading::of(self.tokenize(input)?)),
@@ -216,7 +214,7 @@ impl Engine {
     }
 
     fn read_images(&self, input: &Input, messages: &[Message]) -> Result<Reading, Refusal> {
-        let Some(projector) = &self.projector else {
+        let Some(projector) = self.context.projector() else {
             return Err(Refusal::new(
                 Failure::Unsupported,
                 "this model sees no images: it has no projector",

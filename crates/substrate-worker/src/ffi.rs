@@ -8,6 +8,7 @@
 
 pub mod allocator;
 mod context;
+mod device;
 mod model;
 mod vision;
 
@@ -42,7 +43,9 @@ pub enum EngineError {
     #[error("the engine refused the projector: {0}")]
     Projector(String),
     /// An image could not be decoded or encoded.
-    #[error("an image could not be read: it is broken, or of a kind or size that this model does not take")]
+    #[error(
+        "an image could not be read: it is broken, or of a kind or size that this model does not take"
+    )]
     Image,
     /// Weights, cache or compute buffers did not fit.
     #[error("not enough memory for {0}")]

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use substrate_sandbox::wire::{self, input};
 use zeroize::Zeroize;
 
-use crate::ffi::{EngineError, Picture, Piece, Rows};
+use crate::ffi::{Context, EngineError, Picture, Piece, Rows};
 
 /// Bytes of a prompt, overwritten when dropped.
 pub struct Prompt(Vec<u8>);
@@ -147,10 +147,15 @@ impl SeenImage {
     }
 
     /// `count` of its rows from the place `from` on; they are computed once.
-    pub fn rows(&mut self, from: usize, count: usize) -> Result<&[f32], EngineError> {
+    pub fn rows(
+        &mut self,
+        context: &mut Context,
+        from: usize,
+        count: usize,
+    ) -> Result<&[f32], EngineError> {
         let rows = match self.rows.take() {
             Some(rows) => rows,
-            None => self.picture.encode()?,
+            None => self.picture.encode(context)?,
         };
         Ok(self.rows.insert(rows).from(from - self.start, count))
     }

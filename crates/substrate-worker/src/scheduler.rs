@@ -383,7 +383,7 @@ impl Scheduler {
             let Some(Runner { sequence, lane }) = self.running.get_mut(index) else {
                 return;
             };
-            let rows = match sequence.next_of_image(*lane, MAX_BATCH) {
+            let rows = match sequence.next_of_image(context, *lane, MAX_BATCH) {
                 Ok(rows) => rows,
                 Err(why) => break (0, Err(why)),
             };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use substrate_sandbox::wire::{Finished, INITIAL_GRANT, Input, Prepare, TokenLogprob};
 
 use crate::emitter::Emitter;
-use crate::ffi::{Embedded, EngineError, Model};
+use crate::ffi::{Context, Embedded, EngineError, Model};
 use crate::grammar::Grammar;
 use crate::logprobs;
 use crate::prefixes::Partition;
@@ -175,7 +175,10 @@ impl Sequence {
     /// How many of the pending tokens may share one step: the prompt's, apart from what was written after it, so that
     /// an answer read again is rounded as it was when it was made; and those before an image, which has a step of its own.
     pub fn readable(&self) -> usize {
-        let to_image = self.images.iter().find(|image| image.places().end > self.fed);
+        let to_image = self
+            .images
+            .iter()
+            .find(|image| image.places().end > self.fed);
         let end = to_image.map_or(self.prompt.len(), |image| image.start);
         match self.prompt.len().saturating_sub(self.fed) {
             0 => self.pending().min(READ_LIKE_WRITTEN),
@@ -186,13 +189,23 @@ impl Sequence {
     /// Whether the next to be fed is an image.
     pub fn is_at_image(&self) -> bool {
         let fed = self.fed;
-        self.images.iter().any(|image| image.places().contains(&fed))
+        self.images
+            .iter()
+            .any(|image| image.places().contains(&fed))
     }
 
     /// The next rows of the image that is to be fed, for this lane, at most `count`; encoded when they are first asked for.
-    pub fn next_of_image(&mut self, lane: u32, count: usize) -> Result<Embedded<'_>, EngineError> {
+    pub fn next_of_image(
+        &mut self,
+        context: &mut Context,
+        lane: u32,
+        count: usize,
+    ) -> Result<Embedded<'_>, EngineError> {
         let (fed, length) = (self.fed, self.len());
-        let image = self.images.iter_mut().find(|image| image.places().contains(&fed));
+        let image = self
+            .images
+            .iter_mut()
+            .find(|image| image.places().contains(&fed));
         let image = image.ok_or(EngineError::Image)?;
         let count = count.min(image.places().end - fed);
         Ok(Embedded {
@@ -200,14 +213,17 @@ impl Sequence {
             lane,
             causal: image.is_causal(),
             logits: fed + count == length,
-            floats: image.rows(fed, count)?,
+            floats: image.rows(context, fed, count)?,
         })
     }
 
     /// As many of its first `count` places as are no part of an image that begins before and ends after them.
     pub fn without_part(&self, count: usize) -> usize {
         let cut = |image: &&SeenImage| image.start < count && count < image.places().end;
-        self.images.iter().find(cut).map_or(count, |image| image.start)
+        self.images
+            .iter()
+            .find(cut)
+            .map_or(count, |image| image.start)
     }
 
     /// Tokens of prompt and answer in the cache.

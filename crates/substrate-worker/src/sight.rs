@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use substrate_sandbox::wire::{Failure, Message};
 
 use crate::engine::read_header;
-use crate::ffi::{Bitmap, EngineError, Model, Part, Projector};
+use crate::ffi::{Bitmap, Context, EngineError, Part, Projector};
 use crate::prompt::{Digest, Reading};
 use crate::refusal::Refusal;
 
@@ -18,11 +18,7 @@ use crate::refusal::Refusal;
 const PROJECTOR: &str = "clip";
 
 /// Checks the header of the projector at `path`, then loads it.
-pub fn open(
-    path: &str,
-    model: &Arc<Model>,
-    flash_attention: bool,
-) -> Result<Arc<Projector>, Refusal> {
+pub fn open(context: &mut Context, path: &str, flash_attention: bool) -> Result<(), Refusal> {
     let (header, _) = read_header(path)?;
     if header.arch != PROJECTOR {
         let detail = format!(
@@ -31,7 +27,7 @@ pub fn open(
         );
         return Err(Refusal::new(Failure::BadModel, detail));
     }
-    Ok(Projector::load(path, model, flash_attention)?)
+    Ok(context.load_projector(path, flash_attention)?)
 }
 
 /// A decoded image and the digest of its bytes.
@@ -49,7 +45,8 @@ pub fn decode(messages: &[Message]) -> Result<Vec<Decoded>, Refusal> {
     images
         .enumerate()
         .map(|(number, image)| {
-            let bitmap = Bitmap::decode(&image.bytes, number).map_err(|why| numbered(number, why))?;
+            let bitmap =
+                Bitmap::decode(&image.bytes, number).map_err(|why| numbered(number, why))?;
             let digest = Sha256::digest(&image.bytes).into();
             Ok(Decoded { bitmap, digest })
         })

@@ -90,10 +90,17 @@ fn what_is_seen_is_what_llama_cpps_server_sees_up_to_near_ties() {
         let parts: Vec<&str> = parts.iter().filter_map(Json::as_str).collect();
         let job = job(seq as u64, &asked(&parts), greedy(), GOLDEN_TOKENS);
         let n_in = engine.prepare(&job).expect("the job is sound").n_in();
-        assert_eq!(u64::from(n_in), case["n_in"].as_u64().expect("a count"), "{parts:?}");
+        assert_eq!(
+            u64::from(n_in),
+            case["n_in"].as_u64().expect("a count"),
+            "{parts:?}"
+        );
         let answer = run(&mut engine, &job);
         let ids = case["ids"].as_array().expect("ids");
-        let expected: Vec<u32> = ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect();
+        let expected: Vec<u32> = ids
+            .iter()
+            .map(|id| id.as_u64().expect("an id") as u32)
+            .collect();
         match same_up_to_a_tie(&expected, &answer) {
             Ok(same) => equal += usize::from(same),
             Err(why) => panic!("{parts:?}: {why}; said {:?}", answer.text()),
@@ -108,10 +115,23 @@ fn a_broken_image_is_told_by_its_number_and_the_next_job_goes_on() {
     let engine = with_context(1024);
     let good = image("stripes.png");
     let mut noise = good.clone();
-    noise[60..].iter_mut().enumerate().for_each(|(at, byte)| *byte ^= (at * 7 + 1) as u8);
-    let jpeg = [&b"\xff\xd8\xff\xc0\0\x0b\x08\0\x10\0\x10\x01\x01\x11\0"[..], &[0x55; 64]].concat();
+    noise[60..]
+        .iter_mut()
+        .enumerate()
+        .for_each(|(at, byte)| *byte ^= (at * 7 + 1) as u8);
+    let jpeg = [
+        &b"\xff\xd8\xff\xc0\0\x0b\x08\0\x10\0\x10\x01\x01\x11\0"[..],
+        &[0x55; 64],
+    ]
+    .concat();
     let gif = [&b"GIF89a\x10\0\x10\0\0\0\0"[..], &[0xaa; 64]].concat();
-    for bytes in [image("cut.png"), image("empty-promise.png"), noise, jpeg, gif] {
+    for bytes in [
+        image("cut.png"),
+        image("empty-promise.png"),
+        noise,
+        jpeg,
+        gif,
+    ] {
         let mut message = shown(&["stripes.png", "What is this?"]);
         message.images.push(Image { at: 0, bytes });
         let refusal = engine
@@ -119,9 +139,17 @@ fn a_broken_image_is_told_by_its_number_and_the_next_job_goes_on() {
             .err()
             .expect("it is broken");
         assert_eq!(refusal.why, Failure::BadInput);
-        assert!(refusal.detail.starts_with("image 2: "), "{}", refusal.detail);
+        assert!(
+            refusal.detail.starts_with("image 2: "),
+            "{}",
+            refusal.detail
+        );
     }
-    assert!(engine.prepare(&job(2, &asked(&["stripes.png"]), greedy(), 4)).is_ok());
+    assert!(
+        engine
+            .prepare(&job(2, &asked(&["stripes.png"]), greedy(), 4))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -137,18 +165,32 @@ fn a_header_that_claims_too_much_is_refused_before_anything_is_decoded() {
     assert!(told.contains("60000 by 60000 points"), "{told}");
     // A node that does not care sends it all the same.
     let mut lie = job(1, &asked(&["stripes.png", "What is this?"]), greedy(), 4);
-    let ihdr = lie.input.windows(4).position(|window| window == b"IHDR").expect("a PNG");
+    let ihdr = lie
+        .input
+        .windows(4)
+        .position(|window| window == b"IHDR")
+        .expect("a PNG");
     lie.input[ihdr + 4..ihdr + 12].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
-    let refusal = with_context(512).prepare(&lie).err().expect("it is too large");
+    let refusal = with_context(512)
+        .prepare(&lie)
+        .err()
+        .expect("it is too large");
     assert_eq!(refusal.why, Failure::BadInput);
-    assert!(refusal.detail.contains("60000 by 60000"), "{}", refusal.detail);
+    assert!(
+        refusal.detail.contains("60000 by 60000"),
+        "{}",
+        refusal.detail
+    );
 }
 
 #[test]
 fn images_count_against_the_context() {
     let engine = with_context(128);
     let two = asked(&["stripes.png", "gradient.png", "Which is larger?"]);
-    let refusal = engine.prepare(&job(1, &two, greedy(), 4)).err().expect("too long");
+    let refusal = engine
+        .prepare(&job(1, &two, greedy(), 4))
+        .err()
+        .expect("too long");
     match refusal.why {
         // 64 rows each, and the words around them.
         Failure::ContextOverflow { used, limit: 128 } => assert!(used > 150, "{used}"),
@@ -159,7 +201,9 @@ fn images_count_against_the_context() {
 #[test]
 fn a_model_without_a_projector_says_so() {
     let engine = support::engine(512);
-    let refusal = engine.prepare(&job(1, &asked(&["stripes.png"]), greedy(), 4)).err();
+    let refusal = engine
+        .prepare(&job(1, &asked(&["stripes.png"]), greedy(), 4))
+        .err();
     let refusal = refusal.expect("it sees nothing");
     assert_eq!(refusal.why, Failure::Unsupported);
     assert!(refusal.detail.contains("projector"), "{}", refusal.detail);
@@ -198,10 +242,18 @@ fn a_later_turn_reuses_the_image_and_another_image_of_the_same_size_does_not() {
         ])
     };
     let (_, ended) = reusing(&mut engine, 2, &later(first));
-    assert!(ended.reused > 64, "the image was read again: {}", ended.reused);
+    assert!(
+        ended.reused > 64,
+        "the image was read again: {}",
+        ended.reused
+    );
     let other = shown(&["gradient.png", "What is this?"]);
     let (_, ended) = reusing(&mut engine, 3, &later(other));
-    assert!(ended.reused < 64, "rows of another image were used: {}", ended.reused);
+    assert!(
+        ended.reused < 64,
+        "rows of another image were used: {}",
+        ended.reused
+    );
 }
 
 #[test]
@@ -221,7 +273,13 @@ fn images_and_texts_are_read_together_and_nobody_changes_anothers_answer() {
     let jobs: Vec<_> = [
         asked(&["gradient.png", "What is this?"]),
         user("Name three rivers."),
-        asked(&["First: ", "stripes.png", "Second: ", "gradient.png", "Which?"]),
+        asked(&[
+            "First: ",
+            "stripes.png",
+            "Second: ",
+            "gradient.png",
+            "Which?",
+        ]),
         user("Why is the sky blue?"),
     ]
     .iter()
@@ -272,7 +330,9 @@ fn whoever_loses_its_cells_sees_its_image_again() {
         ..LoadOptions::default()
     });
     let question = asked(&["stripes.png", "What is this?"]);
-    let jobs: Vec<_> = (1..=3).map(|seq| job(seq, &question, greedy(), 100)).collect();
+    let jobs: Vec<_> = (1..=3)
+        .map(|seq| job(seq, &question, greedy(), 100))
+        .collect();
     for job in &jobs {
         let mut sequence = engine.prepare(job).expect("the job is sound");
         sequence.grant(u32::MAX);
@@ -325,12 +385,17 @@ fn over_the_pipe_a_broken_image_fails_its_job_alone() {
     let broken = job(1, &asked(&["cut.png", "What is this?"]), greedy(), 4);
     worker.send(ToWorker::Prepare(broken));
     match worker.next() {
-        FromWorker::Failed { seq: Some(1), why, .. } => assert_eq!(why, Failure::BadInput),
+        FromWorker::Failed {
+            seq: Some(1), why, ..
+        } => assert_eq!(why, Failure::BadInput),
         other => panic!("not refused: {other:?}"),
     }
     let n_in = worker.prepare(job(2, &asked(&["wide.png", "What is this?"]), greedy(), 6));
     assert!(n_in > 64, "{n_in}");
     worker.send(ToWorker::Begin { seq: 2 });
     let (ids, _, finished) = worker.finish(2);
-    assert_eq!((ids.len(), finished.n_out, finished.prefilled), (6, 6, n_in));
+    assert_eq!(
+        (ids.len(), finished.n_out, finished.prefilled),
+        (6, 6, n_in)
+    );
 }

@@ -147,7 +147,10 @@ fn a_sealed_worker_sees_images_and_survives_a_broken_one() {
     };
     let cut = include_bytes!("images/cut.png");
     client.send(ToWorker::Prepare(job(1, &asked(cut), greedy(), 4)));
-    assert!(matches!(client.next(), FromWorker::Failed { seq: Some(1), .. }));
+    assert!(matches!(
+        client.next(),
+        FromWorker::Failed { seq: Some(1), .. }
+    ));
     let gradient = include_bytes!("images/gradient.png");
     client.prepare(job(2, &asked(gradient), greedy(), 8));
     client.send(ToWorker::Begin { seq: 2 });

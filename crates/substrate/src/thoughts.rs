@@ -326,7 +326,10 @@ mod tests {
     #[test]
     fn a_template_tells_what_its_model_can() {
         assert_eq!(capabilities("llama", PLAIN, false), ["completion"]);
-        assert_eq!(capabilities("qwen3", QWEN3, true), ["completion", "vision", "thinking"]);
+        assert_eq!(
+            capabilities("qwen3", QWEN3, true),
+            ["completion", "vision", "thinking"]
+        );
         assert_eq!(
             capabilities("llama", "{% if tools %}{{ tools }}{% endif %}", false),
             ["completion", "tools"]

@@ -32,7 +32,10 @@ fn a_projector_is_the_one_other_file_that_a_worker_sees() {
     });
     let (seen, _pipe) = order(&mut worker, 0, "look around");
     let root = seen.split(']').next().unwrap();
-    assert!(root.contains("\"model.gguf\"") && root.contains("\"mmproj.gguf\""), "{seen}");
+    assert!(
+        root.contains("\"model.gguf\"") && root.contains("\"mmproj.gguf\""),
+        "{seen}"
+    );
     assert_eq!(root.matches('"').count(), 4, "{seen}");
     fs::remove_file(projector).unwrap();
 }

@@ -4,6 +4,8 @@
 //! cells (`kv_unified`), so that a lane may be long while others are short, and a prefix may belong
 //! to several lanes without a copy. llama.cpp skips the cells of other lanes one by one.
 //!
+//! Images are encoded with the same threads, so the [`Projector`] is loaded through the context.
+//!
 //! Invariant: every thread is started when the context is made; `&mut self` keeps a context to one
 //! call at a time; a lane is below the number of lanes asked for.
 //! Absent by design: who may use which lane, and what is in it (`crate::scheduler`).
@@ -16,9 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::KvType;
 
+use super::device::Threads;
 use super::{
-    EngineError, MAX_BATCH, MAX_THREADS, Model, context_init, decode, guarded, logits_ith,
-    state_get, state_set, state_size, vector_of,
+    EngineError, MAX_BATCH, MAX_THREADS, Model, Projector, context_init, decode, guarded,
+    logits_ith, state_get, state_set, state_size, vector_of,
 };
 use crate::prompt::State;
 
@@ -124,6 +127,8 @@ pub struct Context {
     lane_ids: Vec<i32>,
     lane_counts: Vec<i32>,
     wanted: Vec<i8>,
+    /// What sees images with this context's threads.
+    projector: Option<Arc<Projector>>,
 }
 
 // SAFETY: a context may move between threads; `&mut self` on every call keeps it to one at a time.
@@ -198,7 +203,29 @@ impl Context {
             lane_ids: Vec::new(),
             lane_counts: Vec::new(),
             wanted: Vec::new(),
+            projector: None,
         })
+    }
+
+    /// Loads the projector at `path`: from then on the model sees images.
+    ///
+    /// # Errors
+    /// As [`EngineError::Projector`] says.
+    pub fn load_projector(&mut self, path: &str, flash_attention: bool) -> Result<(), EngineError> {
+        let threads = Threads {
+            pool: self.pool,
+            abort: Some(on_abort_poll),
+            abort_data: Arc::as_ptr(&self.interrupt.0).cast_mut().cast(),
+        };
+        let projector = Projector::load(path, &self.model, flash_attention, threads)?;
+        projector.set_threads(self.pool_size as i32);
+        self.projector = Some(projector);
+        Ok(())
+    }
+
+    /// What sees images, if anything does.
+    pub fn projector(&self) -> Option<&Arc<Projector>> {
+        self.projector.as_ref()
     }
 
     /// The model.
@@ -222,6 +249,9 @@ impl Context {
         let within = |n: u32| n.clamp(1, self.pool_size) as i32;
         // SAFETY: the context is live; the counts are within the pool.
         unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), within(decode), within(batch)) }
+        if let Some(projector) = &self.projector {
+            projector.set_threads(within(batch));
+        }
     }
 
     /// Appends `ids` to lane 0; logits of the last one are then in [`Context::logits`].

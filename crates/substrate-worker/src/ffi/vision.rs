@@ -6,18 +6,18 @@
 //!
 //! Invariants: a [`Picture`] keeps its [`Projector`] alive, and that its [`Model`]; an image is decoded only after its header
 //! was looked at, and only to the size it names.
-//! Absent by design: sound and video, the helpers of `mtmd` (they start other programs), and more than one thread: `mtmd`
-//! has no place for a thread pool, and behind the second seal no thread can start.
+//! Absent by design: sound and video, and the helpers of `mtmd`, which start other programs.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::image::Look;
 use zeroize::Zeroizing;
 
-use super::{EngineError, LoadLog, MAX_BATCH, Model, guarded, on_log};
+use super::device::{Device, Threads};
+use super::{Context, EngineError, LoadLog, MAX_BATCH, Model, guarded, on_log};
 
 /// Colours of a point: red, green, blue.
 const COLOURS: c_int = 3;
@@ -69,36 +69,39 @@ unsafe extern "C-unwind" {
 /// A loaded projector.
 pub struct Projector {
     raw: NonNull<sys::mtmd_context>,
+    backend: NonNull<sys::ggml_backend>,
     model: Arc<Model>,
-    /// Held while a piece is encoded: the rows lie in the projector until they are copied out.
-    encoding: Mutex<()>,
 }
 
-// SAFETY: reading is documented as thread-safe, and encoding is done under `encoding`.
+// SAFETY: reading is documented as thread-safe; all else is done with the context in hand, one call at a time.
 unsafe impl Send for Projector {}
 // SAFETY: as above.
 unsafe impl Sync for Projector {}
 
 impl Projector {
-    /// Loads the projector at `path` for a model.
+    /// Loads the projector at `path` for a model. It computes with the threads of a context, which holds it.
     ///
     /// # Errors
     /// [`EngineError::Projector`] with the engine's own words; also if it sees nothing, or needs what is not built here.
-    pub fn load(
+    pub(super) fn load(
         path: &str,
         model: &Arc<Model>,
         flash_attention: bool,
+        threads: Threads,
     ) -> Result<Arc<Projector>, EngineError> {
         let refused = |why: &str| EngineError::Projector(why.to_owned());
         let path = CString::new(path).map_err(|_| refused("the path holds a NUL byte"))?;
+        let mut device = Device::new(threads)?;
         let log = LoadLog::start();
         let raw = guarded("loading the projector", || {
-            // SAFETY: the callback is 'static; `path` and the model outlive the call, and the model the projector, which
-            // holds it; all else of the params is mtmd's own defaults.
+            // SAFETY: the callback is 'static; `path` and the device outlive the call, and the model the projector, which
+            // holds it; all else of the params is mtmd's own defaults. For what no backend of the device's does there is
+            // one of mtmd's own, with one thread.
             unsafe {
                 sys::mtmd_log_set(Some(on_log), std::ptr::null_mut());
                 let mut params = sys::mtmd_context_params_default();
-                params.use_gpu = false;
+                params.use_gpu = true;
+                params.device = device.raw();
                 params.print_timings = false;
                 params.n_threads = 1;
                 if !flash_attention {
@@ -109,10 +112,15 @@ impl Projector {
         });
         let why = log.end();
         let raw = NonNull::new(raw?).ok_or_else(|| refused(&why))?;
+        let Some(backend) = device.given() else {
+            // SAFETY: the projector was just made and is used by nobody.
+            unsafe { sys::mtmd_free(raw.as_ptr()) };
+            return Err(refused("it did not ask for a processor"));
+        };
         let projector = Projector {
             raw,
+            backend,
             model: model.clone(),
-            encoding: Mutex::new(()),
         };
         // SAFETY: the projector is live.
         let (sees, in_two_dimensions) = unsafe {
@@ -130,6 +138,12 @@ impl Projector {
             ));
         }
         Ok(Arc::new(projector))
+    }
+
+    /// Encodes with this many of its pool's threads from now on. The caller has the context in hand.
+    pub(super) fn set_threads(&self, threads: i32) {
+        // SAFETY: the backend lives as long as the projector.
+        unsafe { sys::ggml_backend_cpu_set_n_threads(self.backend.as_ptr(), threads) }
     }
 
     /// Tokens of texts and images in the order they come. A text's special tokens count as such, and what the model wants
@@ -165,10 +179,7 @@ impl Projector {
         chunks.iter().map(|chunk| self.piece(chunk)).collect()
     }
 
-    fn piece(
-        self: &Arc<Self>,
-        chunk: *const sys::mtmd_input_chunk,
-    ) -> Result<Piece, EngineError> {
+    fn piece(self: &Arc<Self>, chunk: *const sys::mtmd_input_chunk) -> Result<Piece, EngineError> {
         // SAFETY: the chunk is live: its list is.
         let kind = unsafe { sys::mtmd_input_chunk_get_type(chunk) };
         match kind {
@@ -177,7 +188,11 @@ impl Projector {
                 // SAFETY: as above; mtmd answers with so many ids, which live as long as the chunk.
                 let ids = unsafe {
                     let ids = sys::mtmd_input_chunk_get_tokens_text(chunk, &raw mut count);
-                    if ids.is_null() { &[] } else { std::slice::from_raw_parts(ids, count) }
+                    if ids.is_null() {
+                        &[]
+                    } else {
+                        std::slice::from_raw_parts(ids, count)
+                    }
                 };
                 let ids = ids.iter().map(|&id| self.known(id));
                 Ok(Piece::Text(ids.collect::<Result<_, _>>()?))
@@ -191,7 +206,10 @@ impl Projector {
                     let image = if id.is_null() {
                         None
                     } else {
-                        CStr::from_ptr(id).to_str().ok().and_then(|id| id.parse().ok())
+                        CStr::from_ptr(id)
+                            .to_str()
+                            .ok()
+                            .and_then(|id| id.parse().ok())
                     };
                     let raw = guarded("keeping an image", || mtmd_input_chunk_copy(chunk))?;
                     (raw, rows, !whole, image)
@@ -357,7 +375,7 @@ pub struct Picture {
     projector: Arc<Projector>,
 }
 
-// SAFETY: it is only read, through its projector's lock.
+// SAFETY: it is only read.
 unsafe impl Send for Picture {}
 
 impl Picture {
@@ -376,26 +394,26 @@ impl Picture {
         self.causal
     }
 
-    /// Computes its rows. It takes as long as it takes: nothing interrupts it.
-    pub fn encode(&self) -> Result<Rows, EngineError> {
-        // A panic while it was held left nothing half done: the rows are copied out, or they are not.
-        let _held = self
-            .projector
-            .encoding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let context = self.projector.raw.as_ptr();
+    /// Computes its rows, with the threads of the context that holds its projector.
+    ///
+    /// # Errors
+    /// [`EngineError::Aborted`] if the context's interrupt was raised.
+    pub fn encode(&self, context: &mut Context) -> Result<Rows, EngineError> {
+        let raw = self.projector.raw.as_ptr();
         let code = guarded("encoding an image", || {
-            // SAFETY: both are live, and the lock keeps the projector to one call at a time.
-            unsafe { mtmd_encode_chunk(context, self.raw.as_ptr()) }
+            // SAFETY: both are live; whoever has the context in hand is the only one to use its threads and its projector.
+            unsafe { mtmd_encode_chunk(raw, self.raw.as_ptr()) }
         })?;
+        if code != 0 && context.interrupt().is_set() {
+            return Err(EngineError::Aborted);
+        }
         // SAFETY: the projector is live.
-        let rows = unsafe { sys::mtmd_get_output_embd(context) };
+        let rows = unsafe { sys::mtmd_get_output_embd(raw) };
         if code != 0 || rows.is_null() {
             return Err(EngineError::Image);
         }
         let width = self.projector.model.input_width() as usize;
-        // SAFETY: mtmd keeps so many floats there (mtmd.h) until the next call, which needs the lock.
+        // SAFETY: mtmd keeps so many floats there (mtmd.h) until the next call, which needs the context.
         let floats = unsafe { std::slice::from_raw_parts(rows, self.rows * width) };
         Ok(Rows {
             floats: Zeroizing::new(floats.to_vec()),

@@ -26,7 +26,8 @@ pub fn model() -> String {
 pub fn projector() -> String {
     let path = std::env::var("SUBSTRATE_TEST_PROJECTOR");
     path.unwrap_or_else(|_| {
-        let beside = std::path::PathBuf::from(model()).with_file_name("SmolLM2-135M-Instruct.projector.F32.gguf");
+        let beside = std::path::PathBuf::from(model())
+            .with_file_name("SmolLM2-135M-Instruct.projector.F32.gguf");
         beside.to_string_lossy().into_owned()
     })
 }

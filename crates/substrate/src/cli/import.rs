@@ -49,9 +49,9 @@ impl Import {
 
 /// The whole path of a file, as the daemon is told it.
 fn whole(file: &Path) -> anyhow::Result<String> {
-    let path = file.canonicalize().map_err(|error| {
-        Story::new(format!("cannot open {}", file.display())).because(error)
-    })?;
+    let path = file
+        .canonicalize()
+        .map_err(|error| Story::new(format!("cannot open {}", file.display())).because(error))?;
     let Some(path) = path.to_str() else {
         return Err(
             Story::new(format!("{} is not a name in UTF-8", path.display()))

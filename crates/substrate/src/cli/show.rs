@@ -112,7 +112,10 @@ fn fit_json(fit: &v1::Fit) -> serde_json::Value {
 
 /// Whether it has a projector, which sees images for it.
 pub fn sees(known: &v1::ShowReply) -> bool {
-    known.files.iter().any(|file| role(file.role) == "projector")
+    known
+        .files
+        .iter()
+        .any(|file| role(file.role) == "projector")
 }
 
 fn role(code: u32) -> &'static str {

@@ -191,7 +191,9 @@ impl Life {
     /// What a job of this machine waits for while its model is loaded.
     fn load_news(&self, entries: &[RecordId]) -> Option<QueueNews> {
         let entries = entries.iter().filter_map(|id| self.shelf.entry(id));
-        let wanted: Vec<Parts> = entries.filter_map(|entry| Parts::of(entry.body())).collect();
+        let wanted: Vec<Parts> = entries
+            .filter_map(|entry| Parts::of(entry.body()))
+            .collect();
         let loading = self.context.pool.loading();
         let (_, loading) = (loading.into_iter()).find(|(parts, _)| wanted.contains(parts))?;
         Some(QueueNews {

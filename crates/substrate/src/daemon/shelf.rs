@@ -171,10 +171,7 @@ impl Shelf {
         first.and_then(parts)
     }
 
-    fn over<'a>(
-        &'a self,
-        wanted: &'a Parts,
-    ) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
+    fn over<'a>(&'a self, wanted: &'a Parts) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
         self.registry
             .iter()
             .filter(move |entry| parts(entry).as_ref() == Some(wanted))

@@ -104,7 +104,9 @@ fn stage_file(
 ) -> Result<Work, Status> {
     let name = name_in(name)?;
     let path = absolute("file", path)?;
-    let projector = projector.map(|path| absolute("projector", path)).transpose()?;
+    let projector = projector
+        .map(|path| absolute("projector", path))
+        .transpose()?;
     let (tell, progress) = mpsc::channel(PROGRESS_DEPTH);
     let desk = desk.clone();
     let work = tokio::task::spawn_blocking(move || {
@@ -114,29 +116,21 @@ fn stage_file(
             .map(|path| format!("file:{}", path.file_name().unwrap_or_default().display()))
             .collect();
         let mut bar = |done, total| reading(&tell, done, total);
+        let staged = desk.importer.stage(&path, source, &mut bar);
+        let mut staged = staged.map_err(import_failed)?;
+        if let Some(projector) = &projector {
+            let added = desk
+                .importer
+                .add_projector(&mut staged, projector, &mut bar);
+            added.map_err(import_failed)?;
+        }
         match signer {
             None => {
                 let signer = Signer::Device(desk.device.clone());
-                let report = desk.importer.import(
-                    &path,
-                    projector.as_deref(),
-                    &name,
-                    source,
-                    &signer,
-                    now_ms(),
-                    &mut bar,
-                );
+                let report = desk.importer.vouch(staged, &name, &signer, now_ms());
                 report.map(done).map_err(import_failed)
             }
             Some(signer) => {
-                let mut staged = desk
-                    .importer
-                    .stage(&path, source, &mut bar)
-                    .map_err(import_failed)?;
-                if let Some(projector) = &projector {
-                    let added = desk.importer.add_projector(&mut staged, projector, &mut bar);
-                    added.map_err(import_failed)?;
-                }
                 staged.body.name = name.to_string();
                 adopt_or_sign(&desk, staged, name, signer)
             }

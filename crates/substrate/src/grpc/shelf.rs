@@ -295,7 +295,7 @@ mod tests {
         let name = name_in(name).unwrap();
         let brought = desk
             .importer
-            .import(file, None, &name, Vec::new(), &signer, 1, &mut |_, _| {});
+            .import(file, &name, Vec::new(), &signer, 1, &mut |_, _| {});
         brought.unwrap().held
     }
 

@@ -131,13 +131,13 @@ pub(super) fn from_base64(text: &str) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The smallest GIF: one point.
-    const DOT: &str = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+    use crate::http::error::Shape;
+    use crate::http::tests::DOT;
 
     fn read(what: Given) -> Result<usize, String> {
         let sent = Sent { at: 3, what };
-        let images = all(vec![sent], "messages[0]").map_err(|refusal| refusal.to_string())?;
+        let images = all(vec![sent], "messages[0]")
+            .map_err(|refusal| refusal.body(Shape::OpenAi).to_string())?;
         assert_eq!(images[0].at, 3);
         Ok(images[0].bytes.len())
     }
@@ -169,7 +169,10 @@ mod tests {
             ("a.png", "must be a data: URI"),
             ("data:image/png,abc", ";base64"),
             ("data:image/png;base64,***", "not base64"),
-            ("data:image/png;base64,aGVsbG8gdGhlcmU=", "neither PNG, JPEG nor GIF"),
+            (
+                "data:image/png;base64,aGVsbG8gdGhlcmU=",
+                "neither PNG, JPEG nor GIF",
+            ),
             ("data:image/webp;base64,UklGRgAAAABXRUJQ", "WebP"),
         ] {
             let told = at(address).expect_err(address);

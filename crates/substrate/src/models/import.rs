@@ -180,21 +180,17 @@ impl Importer {
         &self.catalogue
     }
 
-    /// The whole way: take in a file, with its projector if it has one, inspect it, adopt or sign its entry, bind the name.
+    /// The whole way: take in a file, inspect it, adopt or sign its entry, bind the name.
     pub fn import(
         &self,
         file: &Path,
-        projector: Option<&Path>,
         name: &ModelName,
         sources: Vec<String>,
         signer: &Signer,
         now_ms: u64,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ImportReport, ImportError> {
-        let mut staged = self.stage(file, sources, progress)?;
-        if let Some(projector) = projector {
-            self.add_projector(&mut staged, projector, progress)?;
-        }
+        let staged = self.stage(file, sources, progress)?;
         self.vouch(staged, name, signer, now_ms)
     }
 
@@ -347,8 +343,9 @@ impl Importer {
         if facts.arch == PROJECTOR {
             return Err(ImportError::Refused {
                 file: file.to_path_buf(),
-                why: "it is a projector, which a model is imported with (--projector), and no model"
-                    .to_owned(),
+                why:
+                    "it is a projector, which a model is imported with (--projector), and no model"
+                        .to_owned(),
                 quarantined: None,
             });
         }

@@ -22,9 +22,7 @@ impl Parts {
     pub fn of(entry: &ModelEntry) -> Option<Self> {
         let first = |role| {
             let mut files = entry.files.iter();
-            files
-                .find(|file| file.role == role)
-                .map(|file| file.sha256)
+            files.find(|file| file.role == role).map(|file| file.sha256)
         };
         Some(Self {
             weights: first(FileRole::Weights)?,

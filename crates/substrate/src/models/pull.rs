@@ -284,15 +284,7 @@ async fn work(
         let path = path.to_path_buf();
         let held = off_loop(move || {
             Ok(importer
-                .import(
-                    &path,
-                    None,
-                    &name,
-                    Vec::new(),
-                    &signer,
-                    now_ms,
-                    &mut |_, _| {},
-                )?
+                .import(&path, &name, Vec::new(), &signer, now_ms, &mut |_, _| {})?
                 .held)
         })
         .await?;

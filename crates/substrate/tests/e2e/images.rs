@@ -23,7 +23,10 @@ const TOKENS: u32 = 48;
 const BREAK_AFTER: usize = 16;
 
 fn image(name: &str) -> Result<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../substrate-worker/tests/images");
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../substrate-worker/tests/images"
+    );
     let path = PathBuf::from(folder).join(name);
     std::fs::read(&path).with_context(|| path.display().to_string())
 }
@@ -74,14 +77,21 @@ fn every_api_takes_an_image_and_counts_it() -> Result<()> {
     ensure!(shown["vision"] == true, "{shown}");
     ensure!(node.json(&["show", MODEL])?["vision"] == false);
     let (_, told) = post(&node, "/api/show", &json!({ "model": SEES }))?;
-    ensure!(told["capabilities"].to_string().contains("vision"), "{told}");
+    ensure!(
+        told["capabilities"].to_string().contains("vision"),
+        "{told}"
+    );
 
     let (url, data) = (uri_of("gradient.png")?, base64_of("gradient.png")?);
     let sources = json!({ "type": "base64", "media_type": "image/png", "data": data });
     let said = "What is this?";
     let options = json!({ "num_predict": 8, "temperature": 0 });
     let asked = [
-        ("/v1/chat/completions", chat(SEES, &url), "/usage/prompt_tokens"),
+        (
+            "/v1/chat/completions",
+            chat(SEES, &url),
+            "/usage/prompt_tokens",
+        ),
         (
             "/v1/responses",
             json!({ "model": SEES, "max_output_tokens": 8, "input": [{ "role": "user", "content": [
@@ -112,24 +122,43 @@ fn every_api_takes_an_image_and_counts_it() -> Result<()> {
     for (path, body, count) in asked {
         let (status, told) = post(&node, path, &body)?;
         ensure!(status == 200, "{path}: {told}");
-        counts.push(told.pointer(count).and_then(Value::as_u64).context("a count")?);
+        counts.push(
+            told.pointer(count)
+                .and_then(Value::as_u64)
+                .context("a count")?,
+        );
     }
     // The same conversation, whichever way it came.
-    ensure!(counts.iter().all(|count| *count == counts[0] && *count > ROWS), "{counts:?}");
+    ensure!(
+        counts
+            .iter()
+            .all(|count| *count == counts[0] && *count > ROWS),
+        "{counts:?}"
+    );
 
     // Two images, and what is said of one is not what is said of the other.
     let answer = |name: &str| -> Result<String> {
         let (_, told) = post(&node, "/v1/chat/completions", &chat(SEES, &uri_of(name)?))?;
         Ok(told["choices"][0]["message"]["content"].to_string())
     };
-    ensure!(answer("gradient.png")? != answer("stripes.png")?, "it sees nothing");
+    ensure!(
+        answer("gradient.png")? != answer("stripes.png")?,
+        "it sees nothing"
+    );
 
     // On the command line a path in the prompt is an image.
     let place = scratch.path().join("stripes.png");
     std::fs::write(&place, image("stripes.png")?)?;
     let prompt = format!("What is {} ?", place.display());
     let told = node.cli(&[
-        "--json", "run", SEES, &prompt, "--temperature", "0", "--max-tokens", "4",
+        "--json",
+        "run",
+        SEES,
+        &prompt,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "4",
     ])?;
     let last = told.lines().last().context("it says something")?;
     let last: Value = serde_json::from_str(last)?;
@@ -141,7 +170,11 @@ fn every_api_takes_an_image_and_counts_it() -> Result<()> {
 fn what_cannot_be_seen_is_the_askers_mistake_and_costs_nobody_else_anything() -> Result<()> {
     let scratch = Scratch::new("unseen")?;
     let node = seeing(&scratch)?;
-    let (status, _) = post(&node, "/v1/chat/completions", &chat(SEES, &uri_of("wide.png")?))?;
+    let (status, _) = post(
+        &node,
+        "/v1/chat/completions",
+        &chat(SEES, &uri_of("wide.png")?),
+    )?;
     ensure!(status == 200);
     let worker = |node: &Node| -> Result<Value> {
         let told = node.json(&["ps"])?;
@@ -151,17 +184,32 @@ fn what_cannot_be_seen_is_the_askers_mistake_and_costs_nobody_else_anything() ->
     let noise = STANDARD.encode([&image("stripes.png")?[..60], &[0x5a; 300]].concat());
     for (model, url, why) in [
         (MODEL, uri_of("wide.png")?, "no projector"),
-        (SEES, "https://example.org/a.png".into(), "not fetched from the web"),
-        (SEES, "data:image/png;base64,aGVsbG8=".into(), "neither PNG, JPEG nor GIF"),
+        (
+            SEES,
+            "https://example.org/a.png".into(),
+            "not fetched from the web",
+        ),
+        (
+            SEES,
+            "data:image/png;base64,aGVsbG8=".into(),
+            "neither PNG, JPEG nor GIF",
+        ),
         (SEES, uri_of("bomb.png")?, "60000 by 60000"),
         (SEES, uri_of("cut.png")?, "image 1: "),
         (SEES, uri_of("empty-promise.png")?, "image 1: "),
         (SEES, format!("data:image/png;base64,{noise}"), "image 1: "),
     ] {
         let (status, told) = post(&node, "/v1/chat/completions", &chat(model, &url))?;
-        ensure!(status == 400 && told.to_string().contains(why), "{status} {told}");
+        ensure!(
+            status == 400 && told.to_string().contains(why),
+            "{status} {told}"
+        );
     }
-    let (status, told) = post(&node, "/v1/chat/completions", &chat(SEES, &uri_of("wide.png")?))?;
+    let (status, told) = post(
+        &node,
+        "/v1/chat/completions",
+        &chat(SEES, &uri_of("wide.png")?),
+    )?;
     ensure!(status == 200, "{told}");
     ensure!(worker(&node)? == before, "the worker lived on");
     Ok(())

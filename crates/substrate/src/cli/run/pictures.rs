@@ -88,12 +88,11 @@ fn read(path: &PathBuf) -> anyhow::Result<Option<Vec<u8>>> {
         .read_to_end(&mut bytes)
         .map_err(cannot)?;
     if bytes.len() > MAX_IMAGE {
-        return Err(Story::new(format!(
-            "the image {} is larger than 6 MiB",
-            path.display()
-        ))
-        .hint("make it smaller: models scale images down anyway")
-        .into());
+        return Err(
+            Story::new(format!("the image {} is larger than 6 MiB", path.display()))
+                .hint("make it smaller: models scale images down anyway")
+                .into(),
+        );
     }
     Ok(Some(bytes))
 }
@@ -124,7 +123,12 @@ mod tests {
 
     #[test]
     fn words_that_only_look_like_images_stay() {
-        for text in ["see a.png", "rename x/y.gif", "/etc/passwd", "./.png is short"] {
+        for text in [
+            "see a.png",
+            "rename x/y.gif",
+            "/etc/passwd",
+            "./.png is short",
+        ] {
             let turn = shown(text.to_owned(), text.len()).expect("nothing is read");
             assert_eq!((turn.content.as_str(), turn.images.len()), (text, 0));
         }

@@ -41,11 +41,7 @@ pub struct Fit {
 
 impl Pool {
     /// Loads a model whose slot the caller holds.
-    pub(super) async fn load(
-        &self,
-        parts: &Parts,
-        slot: &Slot,
-    ) -> Result<Engine, LoadError> {
+    pub(super) async fn load(&self, parts: &Parts, slot: &Slot) -> Result<Engine, LoadError> {
         let under_way = UnderWay::begin(slot);
         let _turn = self.turns.lock().await;
         under_way.enter(Stage::Reading);
@@ -67,11 +63,7 @@ impl Pool {
         Ok(engine)
     }
 
-    async fn load_with(
-        &self,
-        parts: &Parts,
-        setting: &Setting,
-    ) -> Result<Engine, LoadError> {
+    async fn load_with(&self, parts: &Parts, setting: &Setting) -> Result<Engine, LoadError> {
         let worker = self.launch(parts).await?;
         let threads = lock(&self.free).threads();
         let load = Load {
@@ -90,10 +82,7 @@ impl Pool {
         Ok(engine)
     }
 
-    async fn launch(
-        &self,
-        parts: &Parts,
-    ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+    async fn launch(&self, parts: &Parts) -> Result<substrate_sandbox::launch::Worker, LoadError> {
         self.check(parts).await?;
         let projector = parts.projector.map(|digest| self.blobs.path(&digest));
         let spec = self.spec(self.blobs.path(&parts.weights), projector);
@@ -148,11 +137,7 @@ impl Pool {
     }
 
     /// Unloads who must go, and says how the model is to be loaded.
-    async fn make_room(
-        &self,
-        parts: &Parts,
-        facts: &ModelFacts,
-    ) -> Result<Setting, LoadError> {
+    async fn make_room(&self, parts: &Parts, facts: &ModelFacts) -> Result<Setting, LoadError> {
         let mut wanted = self.setting(self.context(facts.n_ctx_train));
         loop {
             let residents = self.residents();
@@ -265,8 +250,7 @@ impl Pool {
     /// Names of the models that answer.
     fn busy(&self, residents: &[Resident]) -> Vec<String> {
         let busy = residents.iter().filter(|resident| resident.busy > 0);
-        busy.map(|resident| self.name_of(&resident.parts))
-            .collect()
+        busy.map(|resident| self.name_of(&resident.parts)).collect()
     }
 
     fn name_of(&self, parts: &Parts) -> String {

@@ -130,7 +130,9 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
     }
     let images = shown(request.images, "images")?;
     let prompt = match request.raw.unwrap_or(false) {
-        true if !images.is_empty() => return Err(Refusal::not_yet("images", "an image in raw text")),
+        true if !images.is_empty() => {
+            return Err(Refusal::not_yet("images", "an image in raw text"));
+        }
         true => Prompt::Text {
             text: prompt,
             special: true,

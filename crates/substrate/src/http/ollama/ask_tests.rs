@@ -203,13 +203,21 @@ fn images_come_before_what_is_said_of_them() {
     let chat = chat_told(&format!(
         r#"{{"model":"m","messages":[{{"role":"user","content":"hi","images":["{DOT}","{DOT}"]}}]}}"#
     ));
-    assert!(chat.contains(r#"user: "hi" image@0=42 image@0=42"#), "{chat}");
+    assert!(
+        chat.contains(r#"user: "hi" image@0=42 image@0=42"#),
+        "{chat}"
+    );
     let one = format!(r#"{{"model":"m","prompt":"hi","images":["{DOT}"]"#);
     let generate = generate_told(&format!("{one}}}"));
     assert!(generate.contains(r#"user: "hi" image@0=42"#), "{generate}");
     let raw = generate_told(&format!(r#"{one},"raw":true}}"#));
-    assert!(raw.contains("an image in raw text is not there yet"), "{raw}");
+    assert!(
+        raw.contains("an image in raw text is not there yet"),
+        "{raw}"
+    );
     let many = vec![format!("\"{DOT}\""); 17].join(",");
-    let many = generate_told(&format!(r#"{{"model":"m","prompt":"hi","images":[{many}]}}"#));
+    let many = generate_told(&format!(
+        r#"{{"model":"m","prompt":"hi","images":[{many}]}}"#
+    ));
     assert!(many.contains("more than 16 elements"), "{many}");
 }

@@ -323,7 +323,11 @@ fn images_stand_where_they_were_among_the_text() {
         r#"{{"model":"m","messages":[{{"role":"user","content":{content}}}]}}"#
     ));
     let said = told.lines().last();
-    assert_eq!(said, Some(r#"user: "a\nbc\nd" image@3=42 image@6=42"#), "{told}");
+    assert_eq!(
+        said,
+        Some(r#"user: "a\nbc\nd" image@3=42 image@6=42"#),
+        "{told}"
+    );
     let web = chat_told(
         r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":"https://example.org/a.png"}]}]}"#,
     );

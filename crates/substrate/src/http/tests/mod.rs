@@ -162,9 +162,9 @@ pub(super) fn describe(ask: &Ask) -> String {
                     out += &value
                         .as_ref()
                         .map_or(String::new(), |value| format!(" {what}={value}"));
+                }
                 for image in &m.images {
                     out += &format!(" image@{}={}", image.at, image.bytes.len());
-                }
                 }
                 out.push('\n');
             }
