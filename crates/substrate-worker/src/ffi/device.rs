@@ -21,6 +21,9 @@ const GET_TYPE: usize = 3;
 const INIT_BACKEND: usize = 5;
 const GET_BUFFER_TYPE: usize = 6;
 
+/// Backends that a device gives at most: a projector may see, hear and speak.
+pub const MOST: usize = 3;
+
 /// As `ggml_backend_device` is laid out: its functions, its registry, its own data.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -41,12 +44,15 @@ pub struct Threads {
     pub abort_data: *mut c_void,
 }
 
-/// A processor with threads of ours. It is asked for a backend once, while something is loaded.
+/// Backends that belong to whoever asked for them.
+pub type Given = [Option<NonNull<sys::ggml_backend>>; MOST];
+
+/// A processor with threads of ours. It is asked for backends while something is loaded.
 #[repr(C)]
 pub struct Device {
     layout: Layout,
     threads: Threads,
-    given: sys::ggml_backend_t,
+    given: Given,
 }
 
 // SAFETY: as ggml declares it.
@@ -96,7 +102,7 @@ impl Device {
         Ok(Device {
             layout,
             threads,
-            given: std::ptr::null_mut(),
+            given: [None; MOST],
         })
     }
 
@@ -105,9 +111,9 @@ impl Device {
         (&raw mut *self).cast()
     }
 
-    /// The backend that was given out, if one was asked for. It belongs to whoever asked.
-    pub fn given(&self) -> Option<NonNull<sys::ggml_backend>> {
-        NonNull::new(self.given)
+    /// The backends that were given out.
+    pub fn given(&self) -> Given {
+        self.given
     }
 }
 
@@ -120,6 +126,9 @@ unsafe extern "C-unwind" fn give(
     // SAFETY: the caller's promise; the backend is live, and so are the pool and the flag, which outlive it.
     unsafe {
         let device = &mut *device.cast::<Device>();
+        let Some(place) = device.given.iter_mut().find(|given| given.is_none()) else {
+            return std::ptr::null_mut();
+        };
         let backend = ggml_backend_cpu_init();
         if !backend.is_null() {
             let Threads {
@@ -129,7 +138,7 @@ unsafe extern "C-unwind" fn give(
             } = device.threads;
             sys::ggml_backend_cpu_set_threadpool(backend, pool.as_ptr());
             sys::ggml_backend_cpu_set_abort_callback(backend, abort, abort_data);
-            device.given = backend;
+            *place = NonNull::new(backend);
         }
         backend
     }

@@ -16,7 +16,7 @@ use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::image::Look;
 use zeroize::Zeroizing;
 
-use super::device::{Device, Threads};
+use super::device::{Device, Given, Threads};
 use super::{Context, EngineError, LoadLog, MAX_BATCH, Model, guarded, on_log};
 
 /// Colours of a point: red, green, blue.
@@ -69,7 +69,7 @@ unsafe extern "C-unwind" {
 /// A loaded projector.
 pub struct Projector {
     raw: NonNull<sys::mtmd_context>,
-    backend: NonNull<sys::ggml_backend>,
+    backends: Given,
     model: Arc<Model>,
 }
 
@@ -112,16 +112,14 @@ impl Projector {
         });
         let why = log.end();
         let raw = NonNull::new(raw?).ok_or_else(|| refused(&why))?;
-        let Some(backend) = device.given() else {
-            // SAFETY: the projector was just made and is used by nobody.
-            unsafe { sys::mtmd_free(raw.as_ptr()) };
-            return Err(refused("it did not ask for a processor"));
-        };
         let projector = Projector {
             raw,
-            backend,
+            backends: device.given(),
             model: model.clone(),
         };
+        if projector.backends.iter().all(Option::is_none) {
+            return Err(refused("it did not ask for a processor"));
+        }
         // SAFETY: the projector is live.
         let (sees, in_two_dimensions) = unsafe {
             (
@@ -142,8 +140,10 @@ impl Projector {
 
     /// Encodes with this many of its pool's threads from now on. The caller has the context in hand.
     pub(super) fn set_threads(&self, threads: i32) {
-        // SAFETY: the backend lives as long as the projector.
-        unsafe { sys::ggml_backend_cpu_set_n_threads(self.backend.as_ptr(), threads) }
+        for backend in self.backends.iter().flatten() {
+            // SAFETY: the backend lives as long as the projector.
+            unsafe { sys::ggml_backend_cpu_set_n_threads(backend.as_ptr(), threads) }
+        }
     }
 
     /// Tokens of texts and images in the order they come. A text's special tokens count as such, and what the model wants
