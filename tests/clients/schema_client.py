@@ -68,7 +68,8 @@ QUESTIONS = [
     "Is the earth round?",
     "Which colours do you like?",
 ]
-# Enough for the longest answer that any of the schemas allows.
+# Enough for any answer but one: a number may have digits without end, and at times (1 of 200) the model finds none. Seeds
+# make that a finding of a run and not of chance.
 LIMIT = 400
 PLAIN = [{"role": "user", "content": "Write a long story about a lighthouse."}]
 
@@ -94,16 +95,16 @@ def ask(number, openai_client, ollama_client, model):
     named = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
     if kind in (0, 2):
         text, rate = streamed(
-            openai_client, model=model, messages=messages, max_tokens=LIMIT, response_format=named
+            openai_client, model=model, messages=messages, max_tokens=LIMIT, response_format=named, seed=number
         )
     elif kind == 1:
         whole = openai_client.chat.completions.create(
-            model=model, messages=messages, max_tokens=LIMIT, response_format=named, temperature=1.2
+            model=model, messages=messages, max_tokens=LIMIT, response_format=named, temperature=1.2, seed=number
         )
         text = whole.choices[0].message.content
     else:
         text = ollama_client.chat(
-            model=model, messages=messages, format=schema, options={"num_predict": LIMIT}
+            model=model, messages=messages, format=schema, options={"num_predict": LIMIT, "seed": number}
         ).message.content
     jsonschema.validate(json.loads(text), schema)
     return rate
