@@ -25,14 +25,15 @@ pub fn prove_bound(bin: &Path, model: &Path) -> Result<()> {
     let python = environment()?;
     let scratch = Scratch::new("bound")?;
     let trio = Trio::start(bin, scratch.path(), model, Holders::Guests)?;
-    for (script, requests) in BOUND {
+    let asked = BOUND.map(|(script, requests)| {
         let mut more = vec!["--requests", requests];
         if script == "schema_client.py" {
             more.extend(["--least", "0.7"]);
         }
-        client(&python, script, &trio.b.api.to_string(), &more)?;
-    }
-    Ok(())
+        client(&python, script, &trio.b.api.to_string(), &more)
+    });
+    // Both are asked, whatever the first finds.
+    asked.into_iter().collect()
 }
 
 /// As [`client`], with the model for vectors as well.

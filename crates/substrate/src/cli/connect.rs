@@ -7,7 +7,10 @@ use std::{io, path::Path, sync::Arc};
 
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
-use substrate_api::{MAX_MESSAGE_BYTES, v1::owner_client::OwnerClient};
+use substrate_api::{
+    MAX_MESSAGE_BYTES,
+    v1::{self, owner_client::OwnerClient},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
@@ -26,7 +29,11 @@ use crate::{
     store::Store,
 };
 
-use super::{session::Session, start, story::Story};
+use super::{
+    session::Session,
+    start,
+    story::{Story, refused},
+};
 
 /// A client of the owner's service.
 pub type Client = OwnerClient<Channel>;
@@ -49,6 +56,16 @@ pub async fn running(home: &Home) -> anyhow::Result<Option<Client>> {
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(unreachable(&path, error)),
     }
+}
+
+/// A daemon that runs reads its settings again; one that does not, at its start. Whether one runs.
+pub async fn tell_settings(home: &Home) -> anyhow::Result<bool> {
+    let Some(mut client) = running(home).await? else {
+        return Ok(false);
+    };
+    let told = client.settings_changed(v1::SettingsChangedRequest {});
+    told.await.map_err(refused)?;
+    Ok(true)
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use substrate_api::v1;
 
 use crate::{
     config::{self, ApiKey, ConfigError, KeyGrant, ScopeName},
@@ -14,7 +13,7 @@ use super::{
     plain::Scope,
     session::{Session, note},
     start,
-    story::{Story, refused},
+    story::Story,
     table::Table,
 };
 
@@ -106,7 +105,8 @@ impl Add {
                 self.name
             ));
         }
-        tell_daemon(&home).await
+        connect::tell_settings(&home).await?;
+        Ok(())
     }
 }
 
@@ -147,22 +147,11 @@ async fn remove(session: &Session, name: &str) -> anyhow::Result<()> {
             .hint("`substrate key list` shows which there are")
             .into());
     }
-    tell_daemon(&home).await?;
+    connect::tell_settings(&home).await?;
     if session.json {
         return Ok(session.json(&json!({ "removed": name }))?);
     }
     note(format_args!("forgot the key of '{name}'"));
-    Ok(())
-}
-
-/// A daemon that runs takes the change at once.
-async fn tell_daemon(home: &Home) -> anyhow::Result<()> {
-    if let Some(mut client) = connect::running(home).await? {
-        client
-            .settings_changed(v1::SettingsChangedRequest {})
-            .await
-            .map_err(refused)?;
-    }
     Ok(())
 }
 

@@ -250,14 +250,8 @@ impl Lend {
             })?,
         };
         if let Some(change) = &change {
-            if let Some(mut client) = connect::running(&home).await? {
-                client
-                    .settings_changed(v1::SettingsChangedRequest {})
-                    .await
-                    .map_err(refused)?;
-                if change.memory.is_some() {
-                    note("the limit of memory holds from the daemon's next start on");
-                }
+            if connect::tell_settings(&home).await? && change.memory.is_some() {
+                note("the limit of memory holds from the daemon's next start on");
             }
             if change.models.is_some() {
                 warn_of_unknown(session, &config.lending).await?;

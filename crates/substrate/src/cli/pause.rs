@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use substrate_api::v1;
 
-use crate::{config::When, home::Home, pause};
+use crate::{config::When, pause};
 
 use super::{
     connect, plain,
     session::{Session, note},
     start,
-    story::{Story, refused},
+    story::Story,
     words,
 };
 
@@ -46,7 +45,7 @@ impl Pause {
                 .because(error)
                 .hint("run `substrate doctor`")
         })?;
-        tell(&home).await?;
+        connect::tell_settings(&home).await?;
         if lending.when == When::Off {
             note("this machine lends nothing anyway: `substrate node lend` shows what it would");
         }
@@ -74,7 +73,7 @@ impl Resume {
                 .because(error)
                 .hint("run `substrate doctor`")
         })?;
-        tell(&home).await?;
+        connect::tell_settings(&home).await?;
         if session.json {
             return Ok(session.json(&json!({ "paused": false, "was_paused": was_paused }))?);
         }
@@ -85,15 +84,4 @@ impl Resume {
         });
         Ok(())
     }
-}
-
-/// A daemon that runs reads it now; one that does not, at its start.
-async fn tell(home: &Home) -> anyhow::Result<()> {
-    if let Some(mut client) = connect::running(home).await? {
-        client
-            .settings_changed(v1::SettingsChangedRequest {})
-            .await
-            .map_err(refused)?;
-    }
-    Ok(())
 }

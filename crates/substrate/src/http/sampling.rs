@@ -9,16 +9,10 @@ use substrate_record::Sampler;
 use substrate_sandbox::wire::input::MAX_STOP;
 
 use super::error::Refusal;
-use crate::models::parameters::{Said, Setting};
+use crate::models::parameters::{MAX_NEW_TOKENS, MICRO, Said, Setting};
 
 /// Most alternatives told per token, as OpenAI's and Ollama's references say.
 const MAX_TOP_LOGPROBS: i64 = 20;
-
-/// More new tokens than any context holds; larger wishes mean "as many as fit".
-const MAX_NEW_TOKENS: i64 = 1 << 20;
-
-/// Fixed point of fractions in records.
-const MICRO: f64 = 1e6;
 
 /// Fixed point of logits and their biases.
 const LOGIT: f64 = 65_536.0;
@@ -79,20 +73,20 @@ impl Wishes {
         let top_k = self.top_k.unwrap_or(usual.top_k);
         let last_n = self.repeat_last_n.unwrap_or(usual.repeat_last_n);
         let repeat = self.repeat_penalty.unwrap_or(1.0);
-        let share = |param: &str, value: f64| micros(param, value, 0.0..=1.0);
-        let penalty =
-            |param: &str, value: Option<f64>| micros(param, value.unwrap_or(0.0), -2.0..=2.0);
+        let fraction = |setting: Setting, value| micros(setting.name(), value, setting.range());
+        let count = |setting: Setting, value| whole(setting.name(), value, setting.range());
+        let presence = self.presence_penalty.unwrap_or(0.0);
+        let frequency = self.frequency_penalty.unwrap_or(0.0);
         Ok(Sampler {
             temperature: micros("temperature", temperature, 0.0..=usual.hottest)?.unsigned_abs(),
-            top_k: whole("top_k", top_k, -1.0..=1e6)?.max(0).unsigned_abs() as u32,
-            top_p: share("top_p", self.top_p.unwrap_or(usual.top_p))?.unsigned_abs(),
-            min_p: share("min_p", self.min_p.unwrap_or(0.0))?.unsigned_abs(),
-            typical_p: share("typical_p", self.typical_p.unwrap_or(1.0))?.unsigned_abs(),
-            repeat_last_n: whole("repeat_last_n", last_n, -1.0..=1e6)? as i32,
-            // Zero would divide.
-            repeat: micros("repeat_penalty", repeat, 0.01..=10.0)?.unsigned_abs(),
-            presence: penalty("presence_penalty", self.presence_penalty)?,
-            frequency: penalty("frequency_penalty", self.frequency_penalty)?,
+            top_k: count(Setting::TopK, top_k)?.max(0).unsigned_abs() as u32,
+            top_p: fraction(Setting::TopP, self.top_p.unwrap_or(usual.top_p))?.unsigned_abs(),
+            min_p: fraction(Setting::MinP, self.min_p.unwrap_or(0.0))?.unsigned_abs(),
+            typical_p: fraction(Setting::TypicalP, self.typical_p.unwrap_or(1.0))?.unsigned_abs(),
+            repeat_last_n: count(Setting::RepeatLastN, last_n)? as i32,
+            repeat: fraction(Setting::RepeatPenalty, repeat)?.unsigned_abs(),
+            presence: fraction(Setting::PresencePenalty, presence)?,
+            frequency: fraction(Setting::FrequencyPenalty, frequency)?,
             n: 1,
             top_logprobs: self.top_logprobs,
         })

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use super::parameters::ParameterError;
+use super::parameters::{ParameterError, clipped};
 use super::recipe::{MAX_RECIPE, Recipe, RecipeError, Turn};
 
 /// The longest Modelfile: its recipe and some room for comments.
@@ -16,9 +16,6 @@ pub const MAX_MODELFILE: usize = 2 * MAX_RECIPE;
 
 /// Opens and closes a text of several lines.
 const FENCE: &str = "\"\"\"";
-
-/// Longest word of the file that an error repeats.
-const ECHO_CHARS: usize = 60;
 
 /// A Modelfile that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,13 +240,10 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// However many spaces are before it.
 fn first_word(text: &str) -> (&str, &str) {
+    let text = text.trim_start();
     text.split_once(char::is_whitespace).unwrap_or((text, ""))
-}
-
-fn clipped(words: &str) -> String {
-    let shown = words.chars().filter(|c| !c.is_control());
-    shown.take(ECHO_CHARS).collect()
 }
 
 /// The Modelfile of a recipe, starting from `from`.
@@ -324,9 +318,9 @@ mod tests {
     #[test]
     fn a_modelfile_is_read_as_ollama_reads_it() {
         check(
-            "# a pirate\n\nfrom smollm2:135m\n  Parameter temperature 0.70\nPARAMETER stop \"<|user|>\"\nPARAMETER stop ;\n\
+            "# a pirate\n\nfrom smollm2:135m\n  Parameter \t temperature   0.70\nPARAMETER stop \"<|user|>\"\nPARAMETER stop ;\n\
              SYSTEM \"\"\"You are a pirate.\n  # no comment\nTalk like one.\"\"\"\n\
-             message USER hello there\r\nMESSAGE assistant \"Ahoy \"\nLICENSE CC0\nLICENSE \"\"\"\nMIT\n\"\"\"\n",
+             message  USER hello there\r\nMESSAGE assistant \"Ahoy \"\nLICENSE CC0\nLICENSE \"\"\"\nMIT\n\"\"\"\n",
             &expect![[r#"
                 FROM smollm2:135m
                 SYSTEM """You are a pirate.

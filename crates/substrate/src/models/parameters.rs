@@ -4,19 +4,20 @@
 //! Absent by design: the engine's settings (`num_gpu`, `num_thread`). They are the owner's of the machine that answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use substrate_record::Sampler;
 use substrate_sandbox::wire::input::{MAX_STOP, MAX_STOPS};
 
 /// Fixed point of fractions in records.
-const MICRO: f64 = 1e6;
+pub(crate) const MICRO: f64 = 1e6;
 
 /// Every whole number up to here is a float of its own; past it a float may mean its neighbour.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// More new tokens than any context holds; larger wishes mean "as many as fit".
-const MAX_NEW_TOKENS: i64 = 1 << 20;
+pub(crate) const MAX_NEW_TOKENS: i64 = 1 << 20;
 
 /// Longest piece of a wrong name or value that an error repeats.
 const ECHO_CHARS: usize = 60;
@@ -139,8 +140,8 @@ impl Setting {
     }
 
     /// The smallest and the largest value; the sampler's own bounds.
-    fn range(self) -> (f64, f64) {
-        match self {
+    pub fn range(self) -> RangeInclusive<f64> {
+        let (low, high) = match self {
             // Hotter than this is noise from every model.
             Self::Temperature => (0.0, 10.0),
             Self::TopK | Self::RepeatLastN => (-1.0, 1e6),
@@ -151,7 +152,8 @@ impl Setting {
             Self::Seed | Self::Stop => (-EXACT, EXACT),
             Self::NumPredict => (-2.0, f64::from(i32::MAX)),
             Self::NumCtx => (0.0, f64::from(i32::MAX)),
-        }
+        };
+        low..=high
     }
 
     fn is_whole(self) -> bool {
@@ -174,8 +176,9 @@ impl Setting {
             name,
             value: value(),
         })?;
-        let (low, high) = self.range();
-        if !(low..=high).contains(&number) {
+        let range = self.range();
+        if !range.contains(&number) {
+            let (low, high) = range.into_inner();
             let value = value();
             return Err(ParameterError::Range {
                 name,
@@ -429,7 +432,7 @@ impl Parameters {
 }
 
 /// Words of somebody else, short and without control characters.
-fn clipped(words: &str) -> String {
+pub(super) fn clipped(words: &str) -> String {
     let shown = words.chars().filter(|c| !c.is_control());
     shown.take(ECHO_CHARS).collect()
 }

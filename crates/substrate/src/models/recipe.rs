@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use substrate_sandbox::wire::input::MAX_TEMPLATE;
 
-use super::parameters::Parameters;
+use super::parameters::{Parameters, clipped};
 
 /// The most bytes of all texts of a recipe together: a long licence, a long template, and as much again.
 pub const MAX_RECIPE: usize = 512 * 1024;
@@ -128,9 +128,8 @@ impl Recipe {
         }
         let stranger = |turn: &&Turn| !ROLES.contains(&turn.role.as_str());
         if let Some(turn) = self.messages.iter().find(stranger) {
-            let shown = turn.role.chars().filter(|c| !c.is_control());
             return Err(RecipeError::Role {
-                role: shown.take(40).collect(),
+                role: clipped(&turn.role),
             });
         }
         self.template.as_deref().map_or(Ok(()), check_template)
