@@ -65,6 +65,10 @@ const _: () = assert!(
 /// Context of a model that names none: llama.cpp's own default.
 const DEFAULT_CONTEXT: u32 = 4096;
 
+/// Rounds of a measurement, and the time after which none is begun: a first prompt waits for it.
+const BENCH_ROUNDS: u32 = 3;
+const BENCH_TIME: Duration = Duration::from_secs(3);
+
 /// Sequences that may run at once, whoever asks for more: the lanes of the context, less the spare one.
 pub const MAX_SLOTS: u32 = MAX_LANES - SPARE_LANES;
 
@@ -348,17 +352,31 @@ impl Engine {
         Ok(())
     }
 
-    /// Measures prefill and decode over made-up tokens, in millitokens per second.
+    /// Measures prefill and decode over made-up tokens, in millitokens per second: the best of some rounds, as what
+    /// else the machine does only ever slows one.
     pub fn bench(&mut self, prefill: u32, decode: u32) -> Result<(u64, u64), EngineError> {
         let room = self.facts.n_ctx.saturating_sub(1);
         let prefill = prefill.clamp(1, room);
         let decode = decode.min(room - prefill);
+        self.scheduler.forget_prefixes(&mut self.context);
+        let start = Instant::now();
+        let mut best = (0, 0);
+        for _ in 0..BENCH_ROUNDS {
+            let rates = self.bench_once(prefill, decode)?;
+            best = (best.0.max(rates.0), best.1.max(rates.1));
+            if start.elapsed() >= BENCH_TIME {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    fn bench_once(&mut self, prefill: u32, decode: u32) -> Result<(u64, u64), EngineError> {
         let n_vocab = self.facts.n_vocab;
         // A stride that is prime visits the vocabulary evenly and the same way on every machine.
         let ids: Vec<u32> = (0..prefill)
             .map(|i| i.wrapping_mul(7919) % n_vocab)
             .collect();
-        self.scheduler.forget_prefixes(&mut self.context);
         self.context.forget();
         let start = Instant::now();
         for chunk in ids.chunks(MAX_BATCH) {

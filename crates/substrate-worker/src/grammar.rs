@@ -4,8 +4,8 @@
 //! vocabulary instead of token by token (docs/benchmarks.md tells its cost). Here are its limits, and the way from a mask to logits.
 //!
 //! Invariant: a schema is a stranger's text: it is parsed inside the wall, with fuel for building and for
-//! each step, and no error quotes it. Between tokens of JSON at most one space is allowed, so that an answer
-//! cannot run on in white space for ever.
+//! each step, and no error quotes it. Between tokens of JSON at most one space is allowed, and a number has so many
+//! digits at most (`numerals.rs`), so that an answer cannot run on in either for ever.
 //! Absent by design: references to other documents, files, networks; the feature for them is off.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use substrate_sandbox::wire::Failure;
 
 use crate::ffi::Model;
+use crate::numerals::{Numerals, leading_digits};
 use crate::refusal::Refusal;
 
 /// The longest schema, in bytes: the largest published ones are half as long.
@@ -37,10 +38,21 @@ const LEXER_STATES: usize = 32_000;
 const GRAMMAR_SIZE: usize = 100_000;
 
 /// Grammars over the vocabulary of one model.
-pub struct Grammars(ParserFactory);
+pub struct Grammars {
+    factory: ParserFactory,
+    digits: Arc<Digits>,
+}
 
 /// Where an answer stands in its schema.
-pub struct Grammar(Matcher);
+pub struct Grammar {
+    matcher: Matcher,
+    vocabulary: TokEnv,
+    digits: Arc<Digits>,
+    numerals: Numerals,
+}
+
+/// Tokens that begin with digits, and how many.
+type Digits = [(u32, usize)];
 
 /// The grammar has no way to go on: its limits were spent, or a token came that it forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +85,11 @@ impl Grammars {
         };
         let end = model.eos().ok_or_else(unsupported)?;
         let words: Vec<Vec<u8>> = (0..model.n_vocab()).map(|id| word(model, id)).collect();
+        let digits = (0..)
+            .zip(&words)
+            .map(|(id, word)| (id, leading_digits(word)))
+            .filter(|(_, digits)| *digits > 0)
+            .collect();
         let trie = TokTrie::from(&TokRxInfo::new(model.n_vocab(), end), &words);
         let vocabulary: TokEnv = Arc::new(Vocabulary(trie));
         let mut factory = ParserFactory::new(
@@ -91,7 +108,7 @@ impl Grammars {
             verbose_errors: false,
             ..ParserLimits::default()
         };
-        Ok(Grammars(factory))
+        Ok(Grammars { factory, digits })
     }
 
     /// The grammar of a JSON schema.
@@ -113,13 +130,18 @@ impl Grammars {
             json!({ "whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?" }),
         );
         let parser = self
-            .0
+            .factory
             .create_parser(TopLevelGrammar::from_json_schema(schema));
         let parser = parser.map_err(|error| refuse(kind(&error.to_string())))?;
         let mut matcher = Matcher::new(Ok(parser));
         // A schema that nothing satisfies has no first token.
         match matcher.compute_mask() {
-            Ok(mask) if !mask.is_zero() => Ok(Grammar(matcher)),
+            Ok(mask) if !mask.is_zero() => Ok(Grammar {
+                matcher,
+                vocabulary: self.factory.tok_env().clone(),
+                digits: self.digits.clone(),
+                numerals: Numerals::default(),
+            }),
             Ok(_) => Err(refuse("nothing satisfies the json schema")),
             Err(_) => Err(refuse("the json schema takes too much to follow")),
         }
@@ -148,7 +170,16 @@ impl Grammar {
     /// # Errors
     /// The limits were spent.
     pub fn forbid(&mut self, logits: &mut [f32]) -> Result<(), Spent> {
-        let mask = self.0.compute_mask_or_eos().map_err(|_| Spent)?;
+        let mut mask = self.matcher.compute_mask_or_eos().map_err(|_| Spent)?;
+        let room = self.numerals.room();
+        let mut bounded = mask.clone();
+        for (id, _) in self.digits.iter().filter(|(_, digits)| *digits > room) {
+            bounded.disallow_token(*id);
+        }
+        // A schema that asks for more digits gets them.
+        if !bounded.is_zero() {
+            mask = bounded;
+        }
         for (id, logit) in (0..).zip(logits) {
             if !mask.is_allowed(id) {
                 *logit = f32::NEG_INFINITY;
@@ -162,7 +193,8 @@ impl Grammar {
     /// # Errors
     /// The grammar forbids it, or the limits were spent.
     pub fn accept(&mut self, id: u32) -> Result<(), Spent> {
-        self.0.consume_token(id).map_err(|_| Spent)
+        self.numerals.read(self.vocabulary.tok_trie().token(id));
+        self.matcher.consume_token(id).map_err(|_| Spent)
     }
 }
 

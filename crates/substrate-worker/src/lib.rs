@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
 //! computed when), [`sequence`] (an answer, step by step), [`embedder`] (vectors of texts),
-//! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`emitter`] (text),
+//! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`grammar`] with [`numerals`] (schemas),
+//! [`emitter`] (text),
 //! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
 //!
 //! Invariant: usable in-process and unsealed by tests; the seals are applied by `main` alone.
@@ -23,6 +24,7 @@ mod json;
 pub mod logprobs;
 pub mod near_tie;
 pub mod noise;
+pub mod numerals;
 pub mod plan;
 pub mod portable;
 pub mod prefixes;

@@ -138,6 +138,40 @@ fn an_answer_resumed_elsewhere_keeps_to_its_schema() {
     }
 }
 
+/// A model that would write one digit for ever, held to numbers of a length that others can read.
+#[test]
+fn a_number_has_an_end() {
+    let mut engine = engine(1024);
+    let threes = engine.model().tokenize(b"3", false, false).expect("a digit");
+    let schema = json!({ "type": "array", "items": { "type": "number" }, "minItems": 1, "maxItems": 2 });
+    let input = Input {
+        logit_bias: threes.iter().map(|id| (*id, 50 << 16)).collect(),
+        ..bound("What is ten divided by three?", &schema)
+    };
+    for seq in 1..=4 {
+        let asked = Prepare {
+            seed: [seq as u8; 32],
+            ..job(seq, &input, greedy(), 200)
+        };
+        let answer = run(&mut engine, &asked);
+        let text = answer.text();
+        assert_eq!(answer.finish, 1, "it ends by itself: {text}");
+        let value: Value = serde_json::from_str(&text).expect("json");
+        assert!(text.contains("3333333333"), "{text}");
+        assert!(value[0].is_number(), "{text}");
+    }
+}
+
+/// More digits than usual, where the schema asks for them.
+#[test]
+fn a_schema_that_asks_for_long_numbers_gets_them() {
+    let mut engine = engine(1024);
+    let schema = json!({ "type": "number", "minimum": 1e-30, "maximum": 2e-30 });
+    let text = answer(&mut engine, 1, &schema, greedy()).text();
+    let value: f64 = text.parse().expect("a number");
+    assert!((1e-30..=2e-30).contains(&value), "{text}");
+}
+
 #[test]
 fn a_schema_that_cannot_be_followed_is_refused_and_not_repeated() {
     let engine = engine(512);

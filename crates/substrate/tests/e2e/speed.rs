@@ -8,9 +8,9 @@ use xtask::trio::{Holders, MODEL, Trio, id, test_bin, test_model};
 
 /// A measurement, and the five seconds between two capabilities.
 const TOLD: Duration = Duration::from_secs(60);
-/// Between what was told and what is measured again: two measurements of a part of a second on a machine that does
-/// other things meanwhile. A unit mistaken for another is off by a thousand.
-const FACTOR: u64 = 8;
+/// Between what was told and what is measured again: the best of a second or so on a machine where three workers measure
+/// themselves at once, which was seen to slow one tenfold. A unit mistaken for another is off by a thousand.
+const FACTOR: u64 = 50;
 
 #[test]
 fn a_peer_sees_the_speed_that_a_node_measured() -> Result<()> {
