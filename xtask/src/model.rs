@@ -1,5 +1,5 @@
 //! The models of the demo and the tests, fetched once and checked against their digests: SmolLM2-135M-Instruct for
-//! answers and all-MiniLM-L6-v2 for vectors (both Apache-2.0).
+//! answers and all-MiniLM-L6-v2 for vectors (both Apache-2.0). The projector beside them is made here, of drawn weights.
 //!
 //! Absent by design: weights in git, and any use of bytes before their digest was checked.
 
@@ -31,6 +31,11 @@ const CONVERTER: [&str; 2] = ["gguf==0.19.0", "numpy==2.2.6"];
 const VECTORS: &str = "all-MiniLM-L6-v2.F32.gguf";
 /// SHA-256 of the GGUF made of it.
 const VECTORS_SHA256: &str = "09ab104d2296d5bdb934ffd6b7ef8fbb53e51b6cc4bc0934c989bf3dfa52e422";
+
+/// File of the projector for the model for answers.
+const PROJECTOR: &str = "SmolLM2-135M-Instruct.projector.F32.gguf";
+/// SHA-256 of it.
+const PROJECTOR_SHA256: &str = "9df31e74a42f097cd37656f9f332f2e72a7537bb3d25686ab930ee49fa2fed56";
 
 /// Returns the path of the checked weights for answers, fetching them if needed.
 ///
@@ -71,6 +76,25 @@ pub fn fetch_vectors() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// As [`fetch`], of a projector for the model for answers.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_projector() -> Result<PathBuf> {
+    let path = sh::cache()?.join(PROJECTOR);
+    if path.exists() && digest(&path)? == PROJECTOR_SHA256 {
+        return Ok(path);
+    }
+    let made = path.with_extension("new");
+    sh::run(
+        sh::command(python::with_packages("gguf", &CONVERTER)?)
+            .arg(sh::root().join("tests/models/projector.py"))
+            .arg(&made),
+    )?;
+    keep(&made, &path, PROJECTOR_SHA256)?;
+    Ok(path)
+}
+
 /// Puts the model for answers where an unprivileged user can read it.
 ///
 /// # Errors
@@ -85,6 +109,19 @@ pub fn publish(model: &Path) -> Result<PathBuf> {
 /// As [`fetch`], or the disk's.
 pub fn publish_vectors() -> Result<PathBuf> {
     published(&fetch_vectors()?, VECTORS)
+}
+
+/// Puts the projector where [`projector_beside`] finds it.
+///
+/// # Errors
+/// As [`fetch`], or the disk's.
+pub fn publish_projector() -> Result<PathBuf> {
+    published(&fetch_projector()?, PROJECTOR)
+}
+
+/// Where the projector is published, if `model` is the published one for answers.
+pub fn projector_beside(model: &Path) -> PathBuf {
+    model.with_file_name(PROJECTOR)
 }
 
 /// Where the model for vectors is published, if `model` is the published one for answers.

@@ -27,6 +27,8 @@ pub struct Chat {
     pub two_best: bool,
     /// The prompt is raw text to go on with: no template adds tokens to it.
     pub raw: bool,
+    /// An image before the user's message, as a `data:` URI.
+    pub image: Option<String>,
 }
 
 /// One token and the model's best where it was chosen.
@@ -114,7 +116,15 @@ impl Chat {
             scope: None,
             two_best: false,
             raw: false,
+            image: None,
         }
+    }
+
+    /// About this image.
+    #[must_use]
+    pub fn with_image(mut self, uri: &str) -> Self {
+        self.image = Some(uri.to_owned());
+        self
     }
 
     /// The prompt as raw text.
@@ -191,13 +201,25 @@ impl Chat {
         if self.raw {
             body["prompt"] = json!(self.prompt);
         } else {
-            body["messages"] = json!([{ "role": "user", "content": self.prompt }]);
+            body["messages"] = json!([{ "role": "user", "content": self.content() }]);
         }
         if self.two_best {
             body["logprobs"] = json!(true);
             body["top_logprobs"] = json!(BEST);
         }
         body
+    }
+}
+
+impl Chat {
+    fn content(&self) -> Value {
+        match &self.image {
+            None => json!(self.prompt),
+            Some(url) => json!([
+                { "type": "image_url", "image_url": { "url": url } },
+                { "type": "text", "text": self.prompt },
+            ]),
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use crate::stream::Answer;
 /// The model's name in demo, benchmarks and tests.
 pub const MODEL: &str = "smollm2:135m";
 
+/// The demo model with a projector, in tests.
+pub const SEES: &str = "smollm2:135m-sees";
+
 /// The name of the model for vectors.
 pub const VECTORS: &str = "all-minilm:33m";
 
@@ -102,12 +105,27 @@ impl Trio {
         for guest in [&self.b, &self.c] {
             import_as(guest, file, VECTORS, &[])?;
         }
-        self.a.wait_for("both guests offering vectors", SEEN, |a| {
+        self.wait_until_offered(VECTORS)
+    }
+
+    /// As [`Trio::share_vectors`], the model with a projector.
+    ///
+    /// # Errors
+    /// As [`Trio::share_vectors`].
+    pub fn share_seeing(&self, model: &Path, projector: &Path) -> Result<()> {
+        for guest in [&self.b, &self.c] {
+            import_seeing(guest, model, projector)?;
+        }
+        self.wait_until_offered(SEES)
+    }
+
+    fn wait_until_offered(&self, name: &str) -> Result<()> {
+        self.a.wait_for("both guests offering a model", SEEN, |a| {
             let peers = a.json(&["peers"])?;
             let peers = peers["peers"].as_array().context("no list of peers")?;
             let offers = |peer: &&serde_json::Value| {
                 let models = peer["models"].as_array();
-                models.is_some_and(|models| models.iter().any(|name| name == VECTORS))
+                models.is_some_and(|models| models.iter().any(|model| model == name))
             };
             Ok(peers.iter().filter(offers).count() >= 2)
         })
@@ -249,6 +267,15 @@ pub fn import(node: &Node, model: &Path, more: &[&str]) -> Result<()> {
     import_as(node, model, MODEL, more)
 }
 
+/// Imports the demo model with a projector, as [`SEES`].
+///
+/// # Errors
+/// The command's.
+pub fn import_seeing(node: &Node, model: &Path, projector: &Path) -> Result<()> {
+    let projector = projector.to_str().context("a path in UTF-8")?;
+    import_as(node, model, SEES, &["--projector", projector])
+}
+
 fn import_as(node: &Node, model: &Path, name: &str, more: &[&str]) -> Result<()> {
     let model = model.to_str().context("a path in UTF-8")?;
     let mut args = vec!["import", model, "--as", name];
@@ -274,6 +301,15 @@ pub fn test_vectors() -> std::path::PathBuf {
     std::env::var_os("SUBSTRATE_TEST_VECTORS")
         .expect("SUBSTRATE_TEST_VECTORS names the second file that `cargo xtask model` prints")
         .into()
+}
+
+/// Where tests find the projector of the demo model.
+///
+/// # Panics
+/// As [`test_model`], if `SUBSTRATE_TEST_PROJECTOR` is not set: it lies beside the model.
+pub fn test_projector() -> std::path::PathBuf {
+    let named = std::env::var_os("SUBSTRATE_TEST_PROJECTOR").map(Into::into);
+    named.unwrap_or_else(|| crate::model::projector_beside(&test_model()))
 }
 
 /// Where tests find the demo model.

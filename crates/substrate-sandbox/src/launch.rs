@@ -24,9 +24,11 @@ mod spawner;
 mod worker;
 
 use std::{
+    ffi::CString,
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
+    os::unix::ffi::OsStrExt,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -53,8 +55,10 @@ pub struct Wall;
 pub struct WallSpec {
     /// The worker's binary; statically linked, because its root holds no libraries.
     pub worker: PathBuf,
-    /// The one file the worker may read.
+    /// The model, which the worker may read.
     pub model: PathBuf,
+    /// The model's projector, if it has one: the only other file it may read.
+    pub projector: Option<PathBuf>,
     /// Bytes the worker may use beyond the model: context and computation.
     pub memory_limit: u64,
     /// If given, a worker with another digest is not started. The digest is taken from the very
@@ -84,6 +88,7 @@ impl WallSpec {
         Self {
             worker: worker.into(),
             model: model.into(),
+            projector: None,
             memory_limit: DEFAULT_MEMORY,
             expected_worker_sha256: None,
             become_uid: None,
@@ -98,11 +103,12 @@ impl Wall {
         let identity = Identity::choose(spec.become_uid)?;
         advice::require_layers()?;
         let worker = open_worker(&spec)?;
-        let model = open_model(&spec.model)?;
+        let model = Some(open_model(&spec.model)?);
+        let projector = spec.projector.as_deref().map(open_model).transpose()?;
 
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::setup("a socket pair"))?;
         let (stderr, stderr_reader) = stderr_pipe(spec.stderr)?;
-        let plan = Plan::for_worker(&spec, identity, model)?;
+        let plan = Plan::for_worker(&spec, identity, [model, projector]);
         let descriptors = plan::Descriptors {
             null: null()?,
             stderr,
@@ -174,6 +180,7 @@ fn open_model(path: &Path) -> Result<plan::ModelFile, LaunchError> {
         )));
     }
     Ok(plan::ModelFile {
+        path: CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?,
         _held: file,
         device: metadata.dev(),
         inode: metadata.ino(),

@@ -1,6 +1,6 @@
 //! The worker's side of the wall: it locks itself in, twice.
 //!
-//! [`stage_one`] comes before any untrusted byte: Landlock leaves one file to read, a filter kills
+//! [`stage_one`] comes before any untrusted byte: Landlock leaves the model's files to read, a filter kills
 //! on every system call that loading does not need. [`stage_two`] comes after loading and before
 //! the first prompt: nothing can be opened and no thread started any more.
 //!
@@ -31,8 +31,11 @@ use crate::wire::FromWorker;
 /// The worker's end of the pipe.
 pub const CONTROL: RawFd = 4;
 
-/// The one file in a worker's root.
+/// The model in a worker's root.
 pub const MODEL_PATH: &str = "/model.gguf";
+
+/// The model's projector, if it has one: the only other file there.
+pub const PROJECTOR_PATH: &str = "/mmproj.gguf";
 
 /// A seal that is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +66,10 @@ pub enum SealError {
     #[error("landlock is not available")]
     NoLandlock,
     /// Landlock refused the rules.
-    #[error("landlock refused the rule for {MODEL_PATH}")]
+    #[error("landlock refused the rules for the model's files")]
     Landlock(#[source] ::landlock::RulesetError),
-    /// The model is not where the launcher puts it.
-    #[error("cannot open {MODEL_PATH}")]
+    /// A file of the model is not where the launcher puts it.
+    #[error("cannot open a file of the model")]
     Model(#[source] ::landlock::PathFdError),
     /// There is no policy for this processor.
     #[error("no system call policy for {}", std::env::consts::ARCH)]

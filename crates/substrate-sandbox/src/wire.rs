@@ -8,11 +8,12 @@
 
 mod cbor;
 mod codec;
+pub mod image;
 pub mod input;
 mod message;
 
 pub use codec::{DecodeError, Decoder, EncodeError, ReadError, Wire, decode, encode, read, write};
-pub use input::{Input, InputError, Message, Prompt, Thinking};
+pub use input::{Image, Input, InputError, Message, Prompt, Thinking};
 pub use message::{
     Failure, Finished, FromWorker, INITIAL_GRANT, KvType, Load, ModelFacts, OnGpu, Prepare,
     Sampler, Shape, ToWorker, TokenLogprob,

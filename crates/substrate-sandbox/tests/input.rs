@@ -3,7 +3,8 @@
 use ciborium::Value;
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
-    Input, InputError, Message, Prompt, Thinking,
+    Image, Input, InputError, Message, Prompt, Thinking,
+    image::{ImageError, Kind, Look, MAX_IMAGE, MAX_IMAGES, MAX_POINTS, MAX_SIDE},
     input::{
         CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
         MAX_TEMPLATE, MAX_TEXTS,
@@ -90,9 +91,11 @@ fn message() -> impl Strategy<Value = Message> {
         of(".{0,9}"),
         of(".{0,9}"),
         any::<[Option<String>; 2]>(),
+        vec((any::<prop::sample::Index>(), gif()), 0..3),
     )
         .prop_map(
-            |(role, content, name, tool_call_id, [tool_calls, thinking])| Message {
+            |(role, content, name, tool_call_id, [tool_calls, thinking], images)| Message {
+                images: placed(&content, images),
                 role,
                 content,
                 name,
@@ -101,6 +104,150 @@ fn message() -> impl Strategy<Value = Message> {
                 thinking,
             },
         )
+}
+
+/// A header of a GIF, and anything behind it: nobody here looks further.
+fn gif() -> impl Strategy<Value = Vec<u8>> {
+    (1_u16..200, 1_u16..100, vec(any::<u8>(), 0..9)).prop_map(|(width, height, rest)| {
+        let sides = [width + 100, height + 100].map(u16::to_le_bytes).concat();
+        [&b"GIF89a"[..], &sides, &rest].concat()
+    })
+}
+
+/// Images at characters of a text, in their order.
+fn placed(text: &str, images: Vec<(prop::sample::Index, Vec<u8>)>) -> Vec<Image> {
+    let places: Vec<usize> = (0..=text.len())
+        .filter(|at| text.is_char_boundary(*at))
+        .collect();
+    let mut placed: Vec<Image> = images
+        .into_iter()
+        .map(|(index, bytes)| Image {
+            at: places[index.index(places.len())] as u32,
+            bytes,
+        })
+        .collect();
+    placed.sort_by_key(|image| image.at);
+    placed
+}
+
+/// The least PNG of these sides that a header can be.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let sides = [width, height].map(u32::to_be_bytes).concat();
+    [&b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], &sides].concat()
+}
+
+fn jpeg(width: u16, height: u16) -> Vec<u8> {
+    // A comment, a fill byte, then the frame of a progressive picture.
+    let head = b"\xff\xd8\xff\xfe\0\x04hi\xff\xff\xc2\0\x0b\x08";
+    [&head[..], &[height, width].map(u16::to_be_bytes).concat()].concat()
+}
+
+#[test]
+fn an_image_is_known_by_its_header() {
+    let gif = b"GIF87a\x02\0\x01\0".to_vec();
+    for (bytes, kind, width, height) in [
+        (png(640, 480), Kind::Png, 640, 480),
+        (jpeg(300, 200), Kind::Jpeg, 300, 200),
+        (gif, Kind::Gif, 2, 1),
+        (png(MAX_SIDE, 1024), Kind::Png, MAX_SIDE, 1024),
+    ] {
+        let look = Look {
+            kind,
+            width,
+            height,
+        };
+        assert_eq!(Look::at(&bytes), Ok(look));
+        for end in 12..bytes.len() {
+            assert_eq!(
+                Look::at(&bytes[..end]),
+                Err(ImageError::Header),
+                "{kind:?} {end}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_image_that_no_worker_would_decode_is_refused() {
+    let points = |width, height| Err(ImageError::Points { width, height });
+    for (bytes, refused) in [
+        (Vec::new(), Err(ImageError::Kind)),
+        (b"<svg>".to_vec(), Err(ImageError::Kind)),
+        (b"RIFF\0\0\0\0WEBPVP8 ".to_vec(), Err(ImageError::WebP)),
+        (png(0, 5), points(0, 5)),
+        (png(60_000, 60_000), points(60_000, 60_000)),
+        (png(4097, 4096), points(4097, 4096)),
+        (png(MAX_SIDE + 1, 300), points(MAX_SIDE + 1, 300)),
+        (png(1, 130), points(1, 130)),
+        (b"\xff\xd8\xff\xda\0\x02".to_vec(), Err(ImageError::Header)),
+        (
+            vec![0; MAX_IMAGE + 1],
+            Err(ImageError::Bytes(MAX_IMAGE + 1)),
+        ),
+    ] {
+        assert_eq!(Look::at(&bytes), refused);
+    }
+    assert!(
+        Look::at(&png(4096, 4096)).is_ok_and(|look| u64::from(look.width).pow(2) == MAX_POINTS)
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_image_is_within_the_limits_or_refused(
+        head in prop::sample::select(vec![png(3, 3), jpeg(3, 3), b"GIF89a".to_vec()]),
+        keep in 0_usize..30,
+        rest in vec(any::<u8>(), 0..40),
+    ) {
+        let bytes = [&head[..keep.min(head.len())], &rest].concat();
+        if let Ok(look) = Look::at(&bytes) {
+            prop_assert!((1..=MAX_SIDE).contains(&look.width) && (1..=MAX_SIDE).contains(&look.height));
+            prop_assert!(u64::from(look.width) * u64::from(look.height) <= MAX_POINTS);
+        }
+    }
+}
+
+#[test]
+fn images_stand_at_characters_in_order_and_are_not_too_many() {
+    let said = |images: &[(u32, Vec<u8>)]| {
+        let images = images.iter().map(|(at, bytes)| Image {
+            at: *at,
+            bytes: bytes.clone(),
+        });
+        let message = Message {
+            images: images.collect(),
+            ..Message::new("user", "äb")
+        };
+        Input::chat(vec![message]).to_cbor_bytes().map(drop)
+    };
+    let sound = png(9, 9);
+    let at = |at| (at, sound.clone());
+    assert_eq!(said(&[at(0), at(0), at(2), at(3)]), Ok(()));
+    for (images, number) in [
+        (vec![at(1)], 1),
+        (vec![at(0), at(4)], 2),
+        (vec![at(2), at(0)], 2),
+    ] {
+        assert_eq!(said(&images), Err(InputError::ImagePlace(number)));
+    }
+    let many = vec![at(0); MAX_IMAGES + 1];
+    assert!(matches!(
+        said(&many),
+        Err(InputError::TooLarge { what: "images", .. })
+    ));
+    let why = ImageError::Kind;
+    assert_eq!(
+        said(&[at(0), (0, vec![1, 2])]),
+        Err(InputError::Image { number: 2, why })
+    );
+    // A list of images with nothing in it has a second encoding, and is none.
+    let mut bytes = Input::chat(vec![Message::new("user", "hi")])
+        .to_cbor_bytes()
+        .unwrap();
+    let map = bytes.iter().rposition(|byte| *byte == 0xa2).unwrap();
+    bytes[map] = 0xa3;
+    bytes.extend([7, 0x80]);
+    assert!(Input::from_cbor_bytes(&bytes).is_err());
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct Conversation<'a> {
     pub add_generation_prompt: bool,
     /// Whether arguments of tool calls are objects rather than JSON text.
     pub object_arguments: bool,
+    /// Whether what is said is a list of parts rather than a text.
+    pub content_in_parts: bool,
 }
 
 impl Conversation<'_> {
@@ -58,7 +60,7 @@ impl Conversation<'_> {
     fn message(&self, message: &Message) -> Result<Value, TemplateError> {
         let mut pairs = vec![
             ("role", Value::from(message.role.as_str())),
-            ("content", Value::from(message.content.as_str())),
+            ("content", self.content(&message.content)),
         ];
         if let Some(thinking) = &message.thinking {
             pairs.push(("reasoning_content", Value::from(thinking.as_str())));
@@ -75,6 +77,14 @@ impl Conversation<'_> {
             }
         }
         Ok(Value::from_pairs(pairs))
+    }
+
+    fn content(&self, text: &str) -> Value {
+        if !self.content_in_parts {
+            return Value::from(text);
+        }
+        let part = [("type", Value::from("text")), ("text", Value::from(text))];
+        Value::from(vec![Value::from_pairs(part)])
     }
 
     fn tool_calls(&self, text: &str) -> Result<Value, TemplateError> {
@@ -132,6 +142,55 @@ pub fn with_tools_in_words(
     Ok(messages)
 }
 
+/// The conversation with a mark at the place of every image, and the mark. It is found in nothing that was said, so that
+/// nobody can write one.
+pub fn with_marks(messages: &[Message], others: &[Option<&str>]) -> (Vec<Message>, String) {
+    let said = messages.iter().flat_map(|message| {
+        let more = [&message.name, &message.tool_calls, &message.tool_call_id];
+        let more = more.into_iter().chain([&message.thinking]);
+        more.filter_map(|text| text.as_deref())
+            .chain([message.role.as_str(), message.content.as_str()])
+    });
+    let said: Vec<&str> = said.chain(others.iter().copied().flatten()).collect();
+    // A text holds fewer numbered marks than it has bytes, so this ends.
+    let mark = (0u64..)
+        .map(|number| format!("<__image_{number}__>"))
+        .find(|mark| !said.iter().any(|text| text.contains(mark.as_str())))
+        .unwrap_or_default();
+    let marked = messages.iter().map(|message| marked(message, &mark));
+    (marked.collect(), mark)
+}
+
+fn marked(message: &Message, mark: &str) -> Message {
+    let Message {
+        role,
+        content,
+        name,
+        tool_calls,
+        tool_call_id,
+        thinking,
+        images,
+    } = message;
+    let mut with_marks = String::with_capacity(content.len() + images.len() * mark.len());
+    let mut from = 0;
+    for image in images {
+        let at = image.at as usize;
+        with_marks.push_str(content.get(from..at).unwrap_or_default());
+        with_marks.push_str(mark);
+        from = at;
+    }
+    with_marks.push_str(content.get(from..).unwrap_or_default());
+    Message {
+        role: role.clone(),
+        content: with_marks,
+        name: name.clone(),
+        tool_calls: tool_calls.clone(),
+        tool_call_id: tool_call_id.clone(),
+        thinking: thinking.clone(),
+        images: Vec::new(),
+    }
+}
+
 /// A template value of a JSON value, keys in their order.
 pub fn json_to_value(json: Json) -> Value {
     match json {
@@ -153,7 +212,30 @@ pub fn json_to_value(json: Json) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use substrate_sandbox::wire::Image;
+
     use super::*;
+
+    #[test]
+    fn images_are_marked_where_they_stand_with_a_mark_that_nobody_wrote() {
+        let image = |at| Image {
+            at,
+            bytes: Vec::new(),
+        };
+        let seen = Message {
+            images: vec![image(0), image(4), image(4), image(9)],
+            ..Message::new("user", "two <__image_0__>"[..9].to_owned())
+        };
+        let typed = Message::new("user", "I write <__image_0__> and <__image_1__>.");
+        let (marked, mark) = with_marks(&[seen, typed.clone()], &[Some("<__image_2__>")]);
+        assert_eq!(mark, "<__image_3__>");
+        assert_eq!(
+            marked[0].content.replace(&mark, "#"),
+            "#two ##<__im#",
+            "at the start, twice in the middle, at the end"
+        );
+        assert!(marked[0].images.is_empty() && marked[1] == typed);
+    }
 
     #[test]
     fn tools_are_told_in_words_once_and_nothing_said_is_lost() {

@@ -13,17 +13,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use substrate_sandbox::wire::{
-    Failure, Finished, Input, KvType, ModelFacts, OnGpu, Prepare, Shape, input,
+    Failure, Finished, Input, KvType, Message, ModelFacts, OnGpu, Prepare, Shape, input,
 };
+use zeroize::Zeroizing;
 
-use crate::conversation::with_tools_in_words;
+use crate::conversation::{with_marks, with_tools_in_words};
 use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
 use crate::grammar::Grammars;
 use crate::header;
-use crate::prompt::{Ids, wipe, wipe_message};
+use crate::prompt::{Reading, wipe, wipe_message};
 use crate::refusal::Refusal;
 use crate::scheduler::{Event, SPARE_LANES, Scheduler};
 use crate::sequence::Sequence;
+use crate::sight;
 use crate::template::{Template, TemplateError};
 
 /// The revision of the engine that this program carries.
@@ -96,6 +98,8 @@ pub struct LoadOptions {
     pub kv: KvType,
     /// Which layers a graphics processor holds, if any.
     pub gpu: Option<OnGpu>,
+    /// Path of the projector, if the model is to see images.
+    pub projector: Option<String>,
 }
 
 impl Default for LoadOptions {
@@ -112,6 +116,7 @@ impl Default for LoadOptions {
             flash_attention: true,
             kv: KvType::F16,
             gpu: None,
+            projector: None,
         }
     }
 }
@@ -167,6 +172,10 @@ impl Engine {
         )?;
         context.set_threads(options.threads, options.batch_threads);
         warm_up(&mut context)?;
+        if let Some(path) = &options.projector {
+            sight::open(&mut context, path, options.flash_attention)?;
+            context.set_threads(options.threads, options.batch_threads);
+        }
         let template = compile_template(&model);
         let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
@@ -207,39 +216,67 @@ impl Engine {
                 Failure::Unsupported,
                 "this model answers prompts, and makes no vectors of texts",
             )),
-            input::Prompt::Chat(messages) => {
-                let own = input.template.as_deref();
-                let own = own.map(|source| compile(source, self.model()));
-                let own = own.transpose()?;
-                let template = match &own {
-                    Some(own) => own,
-                    None => self.template.as_ref().map_err(copy_error)?,
-                };
-                let rendered = match input.tools.as_deref() {
-                    Some(tools) if !template.takes_tools() => {
-                        let mut told = with_tools_in_words(messages, tools)?;
-                        let rendered = template.render(&told, None, input.thinking, true);
-                        told.iter_mut().for_each(wipe_message);
-                        rendered
-                    }
-                    tools => template.render(messages, tools, input.thinking, true),
-                };
-                let rendered = match own {
-                    Some(_) => rendered.map_err(TemplateError::without_words),
-                    None => rendered,
-                }?;
-                Ok(self.without_doubled_ends(&rendered).to_vec())
-            }
+            input::Prompt::Chat(messages) => self.render_chat(messages, input),
         }
     }
 
-    /// Token ids of an input.
-    pub fn tokenize(&self, input: &Input) -> Result<Ids, Refusal> {
+    fn render_chat(&self, messages: &[Message], input: &Input) -> Result<Vec<u8>, Refusal> {
+        let own = input.template.as_deref();
+        let own = own.map(|source| compile(source, self.model()));
+        let own = own.transpose()?;
+        let template = match &own {
+            Some(own) => own,
+            None => self.template.as_ref().map_err(copy_error)?,
+        };
+        let rendered = match input.tools.as_deref() {
+            Some(tools) if !template.takes_tools() => {
+                let mut told = with_tools_in_words(messages, tools)?;
+                let rendered = template.render(&told, None, input.thinking, true);
+                told.iter_mut().for_each(wipe_message);
+                rendered
+            }
+            tools => template.render(messages, tools, input.thinking, true),
+        };
+        let rendered = match own {
+            Some(_) => rendered.map_err(TemplateError::without_words),
+            None => rendered,
+        }?;
+        Ok(self.without_doubled_ends(&rendered).to_vec())
+    }
+
+    /// An input as it will be read: its tokens, and the images among them.
+    pub fn read(&self, input: &Input) -> Result<Reading, Refusal> {
+        match &input.prompt {
+            input::Prompt::Chat(messages)
+                if messages.iter().any(|said| !said.images.is_empty()) =>
+            {
+                self.read_images(input, messages)
+            }
+            _ => Ok(Reading::of(self.tokenize(input)?)),
+        }
+    }
+
+    fn read_images(&self, input: &Input, messages: &[Message]) -> Result<Reading, Refusal> {
+        let Some(projector) = self.context.projector() else {
+            return Err(Refusal::new(
+                Failure::Unsupported,
+                "this model sees no images: it has no projector",
+            ));
+        };
+        let images = sight::decode(messages)?;
+        let (mut marked, mark) = with_marks(messages, &[input.tools.as_deref()]);
+        let text = self.render_chat(&marked, input);
+        marked.iter_mut().for_each(wipe_message);
+        sight::read(projector, &Zeroizing::new(text?), &mark, &images)
+    }
+
+    /// Token ids of an input without images.
+    pub fn tokenize(&self, input: &Input) -> Result<Vec<u32>, Refusal> {
         let special = match &input.prompt {
             input::Prompt::Text { special, .. } => *special,
             input::Prompt::Chat(_) | input::Prompt::Texts { .. } => true,
         };
-        let text = zeroize::Zeroizing::new(self.render(input)?);
+        let text = Zeroizing::new(self.render(input)?);
         let mut ids = self.model().tokenize(&text, true, special)?;
         if ids.is_empty() {
             ids.extend(self.model().bos());
@@ -247,7 +284,7 @@ impl Engine {
         if ids.is_empty() {
             return Err(Refusal::new(Failure::BadInput, "the prompt is empty"));
         }
-        Ok(Ids::new(ids))
+        Ok(ids)
     }
 
     /// Parses, renders and tokenizes a job; nothing is computed yet.
@@ -263,9 +300,9 @@ impl Engine {
             Some(schema) => Some(self.grammars()?.schema(schema)?),
             None => None,
         };
-        let ids = self.tokenize(input)?;
+        let prompt = self.read(input)?;
         // One place must stay for the first token of the answer.
-        let used = (ids.len() + job.resume.len()).saturating_add(1);
+        let used = (prompt.ids.len() + job.resume.len()).saturating_add(1);
         let (used, limit) = (u32::try_from(used).unwrap_or(u32::MAX), self.facts.n_ctx);
         if used > limit {
             let detail = format!("the prompt needs {used} of {limit} tokens");
@@ -274,7 +311,7 @@ impl Engine {
                 detail,
             ));
         }
-        Sequence::new(self.model(), ids, input, grammar, job, limit)
+        Sequence::new(self.model(), prompt, input, grammar, job, limit)
     }
 
     /// The vocabulary as grammars see it, read when the first schema comes.
@@ -442,7 +479,7 @@ pub fn build() -> String {
     format!("{}+{ENGINE_REVISION}", ffi::version())
 }
 
-fn read_header(path: &str) -> Result<(header::Header, u64), Refusal> {
+pub(crate) fn read_header(path: &str) -> Result<(header::Header, u64), Refusal> {
     let refuse = |error: std::io::Error| {
         Refusal::new(
             Failure::BadModel,

@@ -8,12 +8,15 @@
 
 pub mod allocator;
 mod context;
+mod device;
 mod devices;
 mod model;
+mod vision;
 
-pub use context::{Context, Interrupt, MAX_LANES, Row, Size};
+pub use context::{Context, Embedded, Interrupt, MAX_LANES, Row, Size};
 pub use devices::{Device, devices};
 pub use model::{Model, Pooling};
+pub use vision::{Bitmap, Part, Picture, Piece, Projector, Rows};
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +41,14 @@ pub enum EngineError {
     /// The model file was refused.
     #[error("the engine refused the model: {0}")]
     Model(String),
+    /// The projector file was refused.
+    #[error("the engine refused the projector: {0}")]
+    Projector(String),
+    /// An image could not be decoded or encoded.
+    #[error(
+        "an image could not be read: it is broken, or of a kind or size that this model does not take"
+    )]
+    Image,
     /// Weights, cache or compute buffers did not fit.
     #[error("not enough memory for {0}")]
     Memory(&'static str),
@@ -161,6 +172,25 @@ fn guarded<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R, EngineE
 
 static LOADING: AtomicBool = AtomicBool::new(false);
 static LOAD_ERROR: Mutex<String> = Mutex::new(String::new());
+
+/// What the engine says of errors while it loads, from [`LoadLog::start`] to [`LoadLog::end`].
+struct LoadLog(());
+
+impl LoadLog {
+    fn start() -> LoadLog {
+        if let Ok(mut kept) = LOAD_ERROR.lock() {
+            kept.clear();
+        }
+        LOADING.store(true, Ordering::Relaxed);
+        LoadLog(())
+    }
+
+    fn end(self) -> String {
+        LOADING.store(false, Ordering::Relaxed);
+        let kept = LOAD_ERROR.lock().map(|kept| kept.clone());
+        kept.unwrap_or_default()
+    }
+}
 
 /// # Safety
 /// `text` is null or a NUL-terminated string that lives for the call: llama.cpp's promise to its log callback.

@@ -4,8 +4,8 @@
 //! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
 //! computed when), [`sequence`] (an answer, step by step), [`embedder`] (vectors of texts),
 //! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`grammar`] with [`numerals`] (schemas),
-//! [`emitter`] (text),
-//! [`template`] (prompts), [`header`] (the first look at a model file), [`ffi`] (llama.cpp).
+//! [`emitter`] (text), [`template`] (prompts), `sight` (images in them), [`header`] (the first look at a model file),
+//! [`ffi`] (llama.cpp).
 //!
 //! Invariant: usable in-process and unsealed by tests; the seals are applied by `main` alone.
 //! Absent by design: keys, network, files other than the model, logs, any text of a prompt in an
@@ -34,6 +34,7 @@ pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod serve;
+mod sight;
 mod strftime;
 pub mod template;
 pub mod wordpiece;

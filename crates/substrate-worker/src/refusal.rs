@@ -33,9 +33,11 @@ impl Refusal {
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Refusal {
         let why = match error {
-            EngineError::Model(_) => Failure::BadModel,
+            EngineError::Model(_) | EngineError::Projector(_) => Failure::BadModel,
             EngineError::Memory(_) => Failure::OutOfMemory,
-            EngineError::UnknownToken(_) | EngineError::Grammar(_) => Failure::BadInput,
+            EngineError::UnknownToken(_) | EngineError::Grammar(_) | EngineError::Image => {
+                Failure::BadInput
+            }
             _ => Failure::Internal,
         };
         Refusal::new(why, error.to_string())

@@ -11,6 +11,8 @@
 //! that came last gives its cells up, waits again and reads everything anew (recomputation: vLLM, arXiv
 //! 2309.06180, section 4.5). The first never does, so somebody always gets on.
 //!
+//! An image is read in steps of its own, as its rows are no tokens; between two of them all others get a step.
+//!
 //! Invariant: a lane is free, or a running sequence's, or a kept prefix's; between two steps every
 //! sequence holds exactly the cells of the tokens it has fed. A sequence without credit is not fed.
 //! Absent by design: pipes, messages, clocks other than for timings.
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use substrate_sandbox::wire::Finished;
 
-use crate::ffi::{Context, EngineError, Row};
+use crate::ffi::{Context, EngineError, MAX_BATCH, Row};
 use crate::plan;
 use crate::prefixes::{Prefixes, SHORTEST};
 use crate::sequence::{Finish, Sequence, Token};
@@ -96,6 +98,8 @@ pub struct Scheduler {
     reuse: bool,
     counters: Counters,
     rows: Vec<Row>,
+    /// Whether the last step read an image.
+    saw: bool,
 }
 
 impl Scheduler {
@@ -112,6 +116,7 @@ impl Scheduler {
             reuse,
             counters: Counters::default(),
             rows: Vec::new(),
+            saw: false,
         }
     }
 
@@ -182,6 +187,9 @@ impl Scheduler {
     /// Sequences whose cancellation is worth stopping the next step for: one that runs alone, or whose
     /// prompt is most of what the step computes.
     pub fn worth_interrupting(&self) -> Vec<u64> {
+        if let Some(index) = self.next_to_see() {
+            return vec![self.running[index].sequence.seq()];
+        }
         let shares = self.shares();
         let rows: usize = shares.iter().map(|(_, count)| count).sum();
         shares
@@ -262,7 +270,9 @@ impl Scheduler {
         running
             .filter(|(_, count)| *count >= SHORTEST)
             .chain(kept)
+            .map(|(source, count)| (source, sequence.without_part(count)))
             .max_by_key(|(_, count)| *count)
+            .filter(|(_, count)| *count > 0)
     }
 
     /// Takes every prefix but the one in the lane `spared` out of the cells; copies stay. False if there was none.
@@ -306,6 +316,12 @@ impl Scheduler {
     pub fn step(&mut self, context: &mut Context, events: &mut Vec<Event>) {
         self.admit(context);
         self.end_those_that_ended(context, events);
+        if let Some(index) = self.next_to_see() {
+            self.saw = true;
+            self.see(context, index, events);
+            return self.end_those_that_ended(context, events);
+        }
+        self.saw = false;
         let start = Instant::now();
         let (shares, result) = loop {
             let shares = self.shares();
@@ -350,6 +366,38 @@ impl Scheduler {
                 .filter(|(_, count)| *count > 0),
         );
         shares
+    }
+
+    /// The first sequence whose next is an image, unless others have waited for one already.
+    fn next_to_see(&self) -> Option<usize> {
+        let sees = |runner: &Runner| runner.may_go_on() && runner.sequence.is_at_image();
+        let next = self.running.iter().position(sees)?;
+        (!self.saw || self.shares().is_empty()).then_some(next)
+    }
+
+    /// A step that reads rows of an image, of one sequence.
+    fn see(&mut self, context: &mut Context, index: usize, events: &mut Vec<Event>) {
+        let start = Instant::now();
+        let (count, result) = loop {
+            // Whoever came last gives its cells up for the others, and that may be this one.
+            let Some(Runner { sequence, lane }) = self.running.get_mut(index) else {
+                return;
+            };
+            let rows = match sequence.next_of_image(context, *lane, MAX_BATCH) {
+                Ok(rows) => rows,
+                Err(why) => break (0, Err(why)),
+            };
+            let count = rows.count(context);
+            match context.run_embedded(rows) {
+                Err(EngineError::Full) if self.make_room(context) => {}
+                result => break (count, result),
+            }
+        };
+        let shares = [(index, count)];
+        match result {
+            Ok(()) => self.after(context, &shares, start.elapsed(), events),
+            Err(why) => self.undo(context, &shares, why, events),
+        }
     }
 
     fn compose(&mut self, shares: &[(usize, usize)]) {

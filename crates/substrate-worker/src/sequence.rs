@@ -10,11 +10,11 @@ use std::time::Duration;
 use substrate_sandbox::wire::{Finished, INITIAL_GRANT, Input, Prepare, TokenLogprob};
 
 use crate::emitter::Emitter;
-use crate::ffi::{EngineError, Model};
+use crate::ffi::{Context, Embedded, EngineError, Model};
 use crate::grammar::Grammar;
 use crate::logprobs;
 use crate::prefixes::Partition;
-use crate::prompt::Ids;
+use crate::prompt::{Ids, Reading, SEEN, SeenImage};
 use crate::refusal::Refusal;
 use crate::sampler::{Choice, Sampler, gap_to_wire};
 
@@ -54,6 +54,7 @@ pub struct Sequence {
     seq: u64,
     model: Arc<Model>,
     prompt: Ids,
+    images: Vec<SeenImage>,
     answer: Vec<u32>,
     resumed: usize,
     max_tokens: usize,
@@ -86,7 +87,7 @@ impl Sequence {
     /// A sequence over `prompt`, rebuilt up to the resumed ids; prompt and answer fit `room` tokens.
     pub fn new(
         model: &Arc<Model>,
-        prompt: Ids,
+        prompt: Reading,
         input: &Input,
         grammar: Option<Grammar>,
         job: &Prepare,
@@ -119,7 +120,8 @@ impl Sequence {
             min_gap: f64::INFINITY,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
-            prompt,
+            prompt: prompt.ids,
+            images: prompt.images,
         };
         sequence.rebuild(&job.resume)?;
         Ok(sequence)
@@ -127,9 +129,9 @@ impl Sequence {
 
     /// Brings sampler and text to where they stood after `resume`; its text is already released.
     fn rebuild(&mut self, resume: &[u32]) -> Result<(), EngineError> {
-        for &id in self.prompt.expose() {
-            self.sampler.accept(id);
-        }
+        // Penalties are for what was written, not for what was seen.
+        let written = self.prompt.expose().iter().filter(|id| **id & SEEN == 0);
+        written.for_each(|id| self.sampler.accept(*id));
         let mut released = Vec::new();
         for &id in resume {
             self.append(id, &mut released)?;
@@ -171,12 +173,57 @@ impl Sequence {
     }
 
     /// How many of the pending tokens may share one step: the prompt's, apart from what was written after it, so that
-    /// an answer read again is rounded as it was when it was made.
+    /// an answer read again is rounded as it was when it was made; and those before an image, which has a step of its own.
     pub fn readable(&self) -> usize {
+        let to_image = self
+            .images
+            .iter()
+            .find(|image| image.places().end > self.fed);
+        let end = to_image.map_or(self.prompt.len(), |image| image.start);
         match self.prompt.len().saturating_sub(self.fed) {
             0 => self.pending().min(READ_LIKE_WRITTEN),
-            left => left,
+            _ => end.saturating_sub(self.fed),
         }
+    }
+
+    /// Whether the next to be fed is an image.
+    pub fn is_at_image(&self) -> bool {
+        let fed = self.fed;
+        self.images
+            .iter()
+            .any(|image| image.places().contains(&fed))
+    }
+
+    /// The next rows of the image that is to be fed, for this lane, at most `count`; encoded when they are first asked for.
+    pub fn next_of_image(
+        &mut self,
+        context: &mut Context,
+        lane: u32,
+        count: usize,
+    ) -> Result<Embedded<'_>, EngineError> {
+        let (fed, length) = (self.fed, self.len());
+        let image = self
+            .images
+            .iter_mut()
+            .find(|image| image.places().contains(&fed));
+        let image = image.ok_or(EngineError::Image)?;
+        let count = count.min(image.places().end - fed);
+        Ok(Embedded {
+            position: fed as u32,
+            lane,
+            causal: image.is_causal(),
+            logits: fed + count == length,
+            floats: image.rows(context, fed, count)?,
+        })
+    }
+
+    /// As many of its first `count` places as are no part of an image that begins before and ends after them.
+    pub fn without_part(&self, count: usize) -> usize {
+        let cut = |image: &&SeenImage| image.start < count && count < image.places().end;
+        self.images
+            .iter()
+            .find(cut)
+            .map_or(count, |image| image.start)
     }
 
     /// Tokens of prompt and answer in the cache.

@@ -51,6 +51,8 @@ pub fn last_words() -> FromWorker {
 pub struct Place<S> {
     /// Path of the model.
     pub model: String,
+    /// Path of its projector, if it has one.
+    pub projector: String,
     /// Threads the pool may have: the processor's, as counted before the first seal.
     pub pool: u32,
     /// Applies the second seal; the answer is passed on to the daemon.
@@ -104,6 +106,10 @@ impl Loaded {
     /// Loads the model at `path` for what it was made for.
     fn from(path: &str, options: &LoadOptions, interrupt: Interrupt) -> Result<Loaded, Refusal> {
         let (header, model) = open(path, options.gpu)?;
+        if model.pooling().is_some() && options.projector.is_some() {
+            let detail = "this model makes vectors of texts, and sees no images";
+            return Err(Refusal::new(Failure::Unsupported, detail));
+        }
         if model.pooling().is_some() {
             let embedder = Embedder::over(model, &header, options, interrupt)?;
             Ok(Loaded::Embeds(Box::new(embedder)))
@@ -155,6 +161,7 @@ where
         kv,
         flash_attention,
         gpu,
+        projector,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -166,6 +173,7 @@ where
         kv,
         flash_attention,
         gpu,
+        projector: projector.then_some(place.projector),
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

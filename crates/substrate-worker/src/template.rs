@@ -85,6 +85,7 @@ pub struct Template {
     bos: String,
     eos: String,
     object_arguments: bool,
+    content_in_parts: bool,
     takes_tools: bool,
 }
 
@@ -104,8 +105,10 @@ impl Template {
             bos: bos.into(),
             eos: eos.into(),
             object_arguments: true,
+            content_in_parts: false,
             takes_tools,
         };
+        template.content_in_parts = template.reads_content_in_parts();
         template.object_arguments = template.reads_object_arguments();
         Ok(template)
     }
@@ -129,6 +132,7 @@ impl Template {
             thinking,
             add_generation_prompt,
             object_arguments: self.object_arguments,
+            content_in_parts: self.content_in_parts,
         };
         self.run(conversation.context(&self.bos, &self.eos)?, messages)
     }
@@ -159,6 +163,26 @@ impl Template {
         }
     }
 
+    /// Whether the template passes over what is said if it is a text, and reads it if it is a list of parts, as those of
+    /// models that see images may: tried on a small conversation, as llama.cpp does.
+    fn reads_content_in_parts(&self) -> bool {
+        let messages = [Message::new("user", "probe_text")];
+        let shows = |content_in_parts| {
+            let conversation = Conversation {
+                messages: &messages,
+                tools: None,
+                thinking: None,
+                add_generation_prompt: false,
+                object_arguments: true,
+                content_in_parts,
+            };
+            let context = conversation.context(&self.bos, &self.eos).ok()?;
+            let text = self.run(context, &messages).ok()?;
+            Some(String::from_utf8_lossy(&text).contains("probe_text"))
+        };
+        !shows(false).unwrap_or(false) && shows(true).unwrap_or(false)
+    }
+
     /// Whether the template wants a tool call's arguments as an object (Hugging Face's form) or as
     /// JSON text (OpenAI's): tried on a small conversation, as llama.cpp does.
     fn reads_object_arguments(&self) -> bool {
@@ -178,6 +202,7 @@ impl Template {
                 thinking: None,
                 add_generation_prompt: false,
                 object_arguments,
+                content_in_parts: self.content_in_parts,
             };
             let context = conversation.context(&self.bos, &self.eos).ok()?;
             let text = String::from_utf8_lossy(&self.run(context, &messages).ok()?).into_owned();

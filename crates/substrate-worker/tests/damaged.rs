@@ -86,6 +86,7 @@ fn damaged_models_are_refused_in_no_time() {
                 kv: KvType::F16,
                 flash_attention: true,
                 gpu: None,
+                projector: false,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -130,6 +131,7 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         kv: KvType::F16,
         flash_attention: true,
         gpu: None,
+        projector: false,
     }));
     let FromWorker::Failed {
         seq: None,

@@ -39,6 +39,7 @@ fn messages(json: &Json) -> Vec<Message> {
             tool_calls: message.get("tool_calls").map(Json::to_string),
             tool_call_id: optional(message, "tool_call_id"),
             thinking: None,
+            images: Vec::new(),
         })
         .collect()
 }

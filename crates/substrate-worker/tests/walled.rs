@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use substrate_sandbox::launch::{Wall, WallSpec};
-use substrate_sandbox::wire::{Failure, FromWorker, ToWorker};
+use substrate_sandbox::wire::{Failure, FromWorker, Image, Input, Load, Message, ToWorker};
 use support::{Client, greedy, job, model, user};
 
 /// Who the worker is when the tests run as root.
@@ -121,4 +121,55 @@ fn a_template_that_explodes_is_refused_with_a_word() {
         .expect("it can be waited for");
     assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
     std::fs::remove_file(path).expect("it can be removed");
+}
+
+#[test]
+fn a_sealed_worker_sees_images_and_survives_a_broken_one() {
+    let mut worker = Wall::spawn(WallSpec {
+        projector: Some(support::projector().into()),
+        ..spec(model())
+    })
+    .expect("the wall stands");
+    let mut client = Client::over(worker.take_pipe().expect("a pipe"));
+    assert!(matches!(client.next(), FromWorker::Sealed { stage: 1, .. }));
+    let loaded = client.load_as(Load {
+        projector: true,
+        ..support::half(1024)
+    });
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let asked = |image: &[u8]| {
+        let mut message = Message::new("user", "What is this?");
+        message.images.push(Image {
+            at: 0,
+            bytes: image.to_vec(),
+        });
+        Input::chat(vec![message])
+    };
+    let cut = include_bytes!("images/cut.png");
+    client.send(ToWorker::Prepare(job(1, &asked(cut), greedy(), 4)));
+    assert!(matches!(
+        client.next(),
+        FromWorker::Failed { seq: Some(1), .. }
+    ));
+    let gradient = include_bytes!("images/gradient.png");
+    client.prepare(job(2, &asked(gradient), greedy(), 8));
+    client.send(ToWorker::Begin { seq: 2 });
+    assert_eq!(client.finish(2).2.n_out, 8);
+    client.send(ToWorker::Shutdown);
+    let exit = worker
+        .wait_at_most(support::PATIENCE)
+        .expect("it can be waited for");
+    assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
+}
+
+#[test]
+fn a_projector_that_is_not_there_is_missed_when_it_is_loaded() {
+    let mut worker = Wall::spawn(spec(model())).expect("the wall stands");
+    let mut client = Client::over(worker.take_pipe().expect("a pipe"));
+    assert!(matches!(client.next(), FromWorker::Sealed { stage: 1, .. }));
+    let loaded = client.load_as(Load {
+        projector: true,
+        ..support::half(512)
+    });
+    assert!(loaded.is_err());
 }

@@ -361,6 +361,8 @@ pub struct ModelView {
     pub nodes: Vec<NodeId>,
     /// Loaded in a worker here.
     pub loaded: bool,
+    /// Whether it sees images.
+    pub sees: bool,
     /// Chat template text, if known here.
     pub template: Option<String>,
 }

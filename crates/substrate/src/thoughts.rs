@@ -91,9 +91,10 @@ pub fn settle(
 }
 
 /// What a model can do, in Ollama's words, as far as its architecture and its template tell.
-pub fn capabilities(arch: &str, template: &str) -> Vec<String> {
+pub fn capabilities(arch: &str, template: &str, sees: bool) -> Vec<String> {
     let known = [
         (capability(arch), true),
+        ("vision", sees),
         ("tools", template.contains("tools")),
         ("thinking", can_think(template)),
     ];
@@ -324,10 +325,13 @@ mod tests {
 
     #[test]
     fn a_template_tells_what_its_model_can() {
-        assert_eq!(capabilities("llama", PLAIN), ["completion"]);
-        assert_eq!(capabilities("qwen3", QWEN3), ["completion", "thinking"]);
+        assert_eq!(capabilities("llama", PLAIN, false), ["completion"]);
         assert_eq!(
-            capabilities("llama", "{% if tools %}{{ tools }}{% endif %}"),
+            capabilities("qwen3", QWEN3, true),
+            ["completion", "vision", "thinking"]
+        );
+        assert_eq!(
+            capabilities("llama", "{% if tools %}{{ tools }}{% endif %}", false),
             ["completion", "tools"]
         );
     }

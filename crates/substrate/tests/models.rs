@@ -595,3 +595,57 @@ fn another_network_gets_what_was_made_along_with_the_weights() {
     assert_eq!(carried.unwrap(), 2);
     assert_eq!(there.find("own:1").unwrap().recipe, own.recipe);
 }
+
+#[test]
+fn a_projector_is_a_file_of_the_model_and_another_model() {
+    let machine = Machine::new();
+    let weights = machine.file("a.gguf", "GGUF llama 10\nweights");
+    let projector = machine.file("mmproj.gguf", "GGUF clip 10\nprojector");
+    let blind = machine.import(&weights, "blind:1").unwrap().held;
+    let importer = machine.importer();
+    let mut staged = importer
+        .stage(&weights, Vec::new(), &mut |_, _| {})
+        .unwrap();
+    importer
+        .add_projector(&mut staged, &projector, &mut |_, _| {})
+        .unwrap();
+    let signer = Signer::Device(machine.device.clone());
+    let sees = importer
+        .vouch(staged, &named("sees:1"), &signer, None, 8)
+        .unwrap();
+    assert!(
+        !sees.adopted,
+        "the entry without a projector is another model's"
+    );
+    let sees = sees.held;
+    assert_eq!(sees.weights(), blind.weights());
+    assert_ne!(sees.parts(), blind.parts());
+    assert!(sees.parts().projector.is_some() && sees.size() > blind.size());
+    // Each file stays as long as a name needs it.
+    let removed = importer.catalogue().remove(&named("blind:1")).unwrap();
+    assert!(removed.unreferenced.is_empty());
+    let removed = importer.catalogue().remove(&named("sees:1")).unwrap();
+    assert_eq!(removed.unreferenced.len(), 2);
+}
+
+#[test]
+fn what_is_no_projector_is_not_taken_for_one_nor_a_projector_for_a_model() {
+    let machine = Machine::new();
+    let weights = machine.file("a.gguf", "GGUF llama 10\nweights");
+    let projector = machine.file("mmproj.gguf", "GGUF clip 10\nprojector");
+    let importer = machine.importer();
+    let mut staged = importer
+        .stage(&weights, Vec::new(), &mut |_, _| {})
+        .unwrap();
+    for (file, why) in [
+        (&weights, "no projector"),
+        (&machine.file("b.gguf", "rubbish"), "no GGUF magic"),
+    ] {
+        let refused = importer.add_projector(&mut staged, file, &mut |_, _| {});
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains(why), "{told}");
+    }
+    assert_eq!(staged.body.files.len(), 1);
+    let told = machine.import(&projector, "eye:1").unwrap_err().to_string();
+    assert!(told.contains("--projector"), "{told}");
+}

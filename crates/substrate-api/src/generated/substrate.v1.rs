@@ -88,7 +88,7 @@ pub struct Chat {
 }
 /// One turn of a conversation.
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
     /// `system`, `user`, `assistant` or `tool`.
     #[prost(string, tag = "1")]
@@ -108,6 +108,20 @@ pub struct Message {
     /// The assistant's reasoning, where the template uses it.
     #[prost(string, optional, tag = "6")]
     pub thinking: ::core::option::Option<::prost::alloc::string::String>,
+    /// Images, in the order of their places.
+    #[prost(message, repeated, tag = "7")]
+    pub images: ::prost::alloc::vec::Vec<Image>,
+}
+/// An image in a message.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Image {
+    /// Before which byte of the content it stands.
+    #[prost(uint32, tag = "1")]
+    pub at: u32,
+    /// PNG, JPEG or GIF.
+    #[prost(bytes = "vec", tag = "2")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
 }
 /// Text without a template.
 #[allow(clippy::all)]
@@ -1541,6 +1555,10 @@ pub struct ImportBegin {
     /// model is valid for its owner and the circles that list the device.
     #[prost(bytes = "vec", tag = "4")]
     pub signer: ::prost::alloc::vec::Vec<u8>,
+    /// Absolute path of the model's projector, the GGUF file that sees images for it. With `file` only: a pull
+    /// brings the projector of its repository along.
+    #[prost(string, optional, tag = "5")]
+    pub projector: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(oneof = "import_begin::Source", tags = "1, 2")]
     pub source: ::core::option::Option<import_begin::Source>,
 }

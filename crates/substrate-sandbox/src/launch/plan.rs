@@ -5,21 +5,20 @@
 //! Absent by design: choices. What varies between workers is the model, the user and the limits.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::File,
     io,
     os::fd::{FromRawFd, OwnedFd},
-    os::unix::ffi::OsStrExt,
     thread,
 };
 
-use super::{Identity, LaunchError, WallSpec};
+use super::{Identity, WallSpec};
 
 /// Who the worker is inside its user namespace: nobody.
 pub(super) const INNER_ID: u32 = 65534;
 
-/// Descriptors a worker can have at a time: four of the launcher's, the model twice, some for
-/// reading about the machine.
+/// Descriptors a worker can have at a time: four of the launcher's, each file of the model twice, some
+/// for reading about the machine.
 const MAX_DESCRIPTORS: u64 = 16;
 
 /// Address space of a thread: 8 MiB of stack, guard pages, and what malloc keeps for it.
@@ -28,8 +27,12 @@ const THREAD_SPACE: u64 = 16 << 20;
 /// Address space of the binary, its heap and the pipe's largest frame, several times over.
 const BASE_SPACE: u64 = 512 << 20;
 
-/// The model as the daemon saw it, to be recognised by the child.
+/// What the files of a model are called in the worker's root: the model, and its projector if it has one.
+pub(super) const FILES: [&CStr; 2] = [c"model.gguf", c"mmproj.gguf"];
+
+/// A file of the model as the daemon saw it, to be recognised by the child.
 pub(super) struct ModelFile {
+    pub path: CString,
     /// Keeps the inode from being given to another file meanwhile.
     pub _held: File,
     pub device: u64,
@@ -76,7 +79,8 @@ pub(super) struct Descriptors {
 /// What the child does; plain memory.
 pub(super) struct Plan {
     pub last: Last,
-    pub model: Option<(CString, ModelFile)>,
+    /// In the order of [`FILES`].
+    pub files: [Option<ModelFile>; FILES.len()],
     pub uid_map: Vec<u8>,
     pub gid_map: Vec<u8>,
     pub limits: [(libc::__rlimit_resource_t, u64); 6],
@@ -88,18 +92,14 @@ impl Plan {
     pub fn for_worker(
         spec: &WallSpec,
         identity: Identity,
-        model: ModelFile,
-    ) -> Result<Self, LaunchError> {
-        let path = CString::new(spec.model.as_os_str().as_bytes()).map_err(|error| {
-            LaunchError::Model {
-                path: spec.model.clone(),
-                source: error.into(),
-            }
-        })?;
-        let (space, writable) = memory(model.size, spec.memory_limit);
+        files: [Option<ModelFile>; FILES.len()],
+    ) -> Self {
+        let sizes = files.iter().flatten().map(|file| file.size);
+        let size = sizes.fold(0, u64::saturating_add);
+        let (space, writable) = memory(size, spec.memory_limit);
         let mut plan = Self::new(Last::Exec, identity, space, writable);
-        plan.model = Some((path, model));
-        Ok(plan)
+        plan.files = files;
+        plan
     }
 
     pub fn for_probe(last: Last, identity: Identity) -> Self {
@@ -110,7 +110,7 @@ impl Plan {
     fn new(last: Last, identity: Identity, space: u64, writable: u64) -> Self {
         Self {
             last,
-            model: None,
+            files: [None, None],
             uid_map: format!("{INNER_ID} {} 1", identity.uid).into_bytes(),
             gid_map: format!("{INNER_ID} {} 1", identity.gid).into_bytes(),
             limits: [
@@ -131,7 +131,7 @@ impl Plan {
 
 /// The limits of address space and of private writable memory.
 ///
-/// The model counts once in memory, because the engine may repack its weights, and once more in
+/// The model's files count once in memory, because the engine may repack its weights, and once more in
 /// address space, where it is mapped. Threads reserve far more than they touch.
 fn memory(model: u64, limit: u64) -> (u64, u64) {
     let processors = thread::available_parallelism().map_or(1, |n| n.get() as u64);

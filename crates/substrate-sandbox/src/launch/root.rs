@@ -1,7 +1,7 @@
-//! The empty root: a worker's whole file system is one read-only file.
+//! The empty root: a worker's whole file system is its model, in one or two read-only files.
 //!
 //! Invariant: as in [`super::child`], raw system calls on memory made before; part of the child.
-//! Invariant: the model in the new root is the file the daemon looked at, not one that has since
+//! Invariant: each file in the new root is the one the daemon looked at, not one that has since
 //! taken its name.
 //! Absent by design: `/proc`, `/dev`, `/sys`, `/tmp`. A static worker that knows its number of
 //! threads needs none.
@@ -14,18 +14,20 @@ use std::{
 use super::{
     Step,
     child::{Failure, Outcome, check},
-    plan::{ModelFile, Plan},
+    plan::{FILES, ModelFile, Plan},
 };
 
-/// A read-only root of 64 KiB that holds the model, also read-only, and nothing else.
+/// A read-only root of 64 KiB that holds the files of the model, also read-only, and nothing else.
 pub(super) fn enter(plan: &Plan) -> Outcome {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     mount(Step::PrivateMounts, c"none", c"/", None, private, None)?;
-    let model = match &plan.model {
-        // Before the new root covers any place the model may lie under.
-        Some((path, file)) => Some(clone_model(path, file)?),
-        None => None,
-    };
+    // Before the new root covers any place the model may lie under.
+    let mut trees = [None; FILES.len()];
+    for (tree, file) in trees.iter_mut().zip(&plan.files) {
+        if let Some(file) = file {
+            *tree = Some(clone_model(&file.path, file)?);
+        }
+    }
     // /proc exists: the user maps were written through it, and nothing needs it any more.
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let size = c"size=64k,nr_inodes=4,mode=755";
@@ -38,8 +40,10 @@ pub(super) fn enter(plan: &Plan) -> Outcome {
         Some(size),
     )?;
     change_directory(Step::Root, c"/proc")?;
-    if let Some(tree) = model {
-        place_model(tree)?;
+    for (tree, name) in trees.into_iter().zip(FILES) {
+        if let Some(tree) = tree {
+            place_model(tree, name)?;
+        }
     }
     // SAFETY: the calls read static strings.
     unsafe {
@@ -78,9 +82,8 @@ fn clone_model(path: &CStr, file: &ModelFile) -> Result<c_int, Failure> {
     Ok(tree)
 }
 
-fn place_model(tree: c_int) -> Outcome {
+fn place_model(tree: c_int, name: &CStr) -> Outcome {
     let step = Step::PlaceModel;
-    let name = c"model.gguf";
     // SAFETY: the calls read static strings and use descriptors of this child.
     unsafe {
         let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC;

@@ -1,7 +1,7 @@
-//! Landlock: of all files, the worker may read one.
+//! Landlock: of all files, the worker may read the model and its projector.
 //!
 //! Invariant: what is not handled here is refused, because every right the kernel knows up to
-//! ABI 7 is handled and only one is granted, on one file.
+//! ABI 7 is handled and only one is granted, on the files of the model.
 //! Absent by design: a kernel without Landlock; that is an error.
 
 use ::landlock::{
@@ -9,7 +9,7 @@ use ::landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use super::{Landlock, MODEL_PATH, SealError};
+use super::{Landlock, MODEL_PATH, PROJECTOR_PATH, SealError};
 
 /// Files, truncation, devices (1–5), network (4), signals and abstract sockets (6), logging (7).
 const WANTED: ABI = ABI::V7;
@@ -17,21 +17,28 @@ const WANTED: ABI = ABI::V7;
 /// Leaves the process with nothing to open but the model.
 pub(super) fn only_model() -> Result<Landlock, SealError> {
     let model = PathFd::new(MODEL_PATH).map_err(SealError::Model)?;
-    match restrict(model).map_err(SealError::Landlock)? {
+    // Most models have none; whoever was promised one finds it missing when it is loaded.
+    let projector = match std::path::Path::new(PROJECTOR_PATH).exists() {
+        true => Some(PathFd::new(PROJECTOR_PATH).map_err(SealError::Model)?),
+        false => None,
+    };
+    match restrict(model, projector).map_err(SealError::Landlock)? {
         RulesetStatus::FullyEnforced => Ok(Landlock::Full),
         RulesetStatus::PartiallyEnforced => Ok(Landlock::Partial),
         RulesetStatus::NotEnforced => Err(SealError::NoLandlock),
     }
 }
 
-fn restrict(model: PathFd) -> Result<RulesetStatus, RulesetError> {
+fn restrict(model: PathFd, projector: Option<PathFd>) -> Result<RulesetStatus, RulesetError> {
+    let read = |file| PathBeneath::new(file, AccessFs::ReadFile);
+    let files = [Some(model), projector].into_iter().flatten();
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(WANTED))?
         .handle_access(AccessNet::from_all(WANTED))?
         .scope(Scope::from_all(WANTED))?
         .create()?
-        .add_rule(PathBeneath::new(model, AccessFs::ReadFile))?
+        .add_rules(files.map(|file| Ok::<_, RulesetError>(read(file))))?
         .restrict_self()?;
     Ok(status.ruleset)
 }

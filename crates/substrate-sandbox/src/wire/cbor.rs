@@ -8,6 +8,7 @@
 
 const UNSIGNED: u8 = 0;
 const NEGATIVE: u8 = 1;
+const BYTES: u8 = 2;
 const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
@@ -54,6 +55,11 @@ impl Writer {
     pub fn text(&mut self, text: &str) {
         self.head(TEXT, text.len() as u64);
         self.0.extend_from_slice(text.as_bytes());
+    }
+
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.head(BYTES, bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
     }
 
     pub fn unsigned(&mut self, n: u64) {
@@ -107,10 +113,19 @@ impl<'a> Reader<'a> {
     }
 
     pub fn text(&mut self) -> Result<&'a str, CborError> {
-        let size = usize::try_from(self.expect(TEXT)?).map_err(|_| CborError::Truncated)?;
-        let (text, rest) = self.0.split_at_checked(size).ok_or(CborError::Truncated)?;
-        self.0 = rest;
+        let text = self.string(TEXT)?;
         std::str::from_utf8(text).map_err(|_| CborError::NotUtf8)
+    }
+
+    pub fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+        self.string(BYTES)
+    }
+
+    fn string(&mut self, major: u8) -> Result<&'a [u8], CborError> {
+        let size = usize::try_from(self.expect(major)?).map_err(|_| CborError::Truncated)?;
+        let (string, rest) = self.0.split_at_checked(size).ok_or(CborError::Truncated)?;
+        self.0 = rest;
+        Ok(string)
     }
 
     pub fn unsigned(&mut self) -> Result<u64, CborError> {

@@ -1,4 +1,5 @@
-//! The input of a job: messages or a prompt, tools, schema, stop strings, logit biases, thinking, a template of its own.
+//! The input of a job: messages (with images in them) or a prompt, tools, schema, stop strings, logit biases, thinking, a
+//! template of its own.
 //!
 //! Its bytes are what a manifest's input commitment covers, so one input has exactly one encoding:
 //! a map {1 messages | 2 prompt, 3 tools, 4 schema, 5 stop, 6 logit_bias, 7 thinking, 8 template}, absent where empty; or {9 texts}
@@ -12,6 +13,7 @@
 use std::fmt;
 
 use super::cbor::{Reader, Writer};
+use super::image::{ImageError, Look, MAX_IMAGES};
 
 pub use super::cbor::CborError;
 
@@ -148,6 +150,17 @@ pub struct Message {
     pub tool_call_id: Option<String>,
     /// The assistant's earlier reasoning.
     pub thinking: Option<String>,
+    /// Images, in the order of their places.
+    pub images: Vec<Image>,
+}
+
+/// An image in a message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Where in the message's content it stands: before this byte of it.
+    pub at: u32,
+    /// The image, encoded: PNG, JPEG or GIF.
+    pub bytes: Vec<u8>,
 }
 
 /// Why an input is refused.
@@ -181,6 +194,18 @@ pub enum InputError {
     /// Logit biases are not ascending by token id.
     #[error("logit biases are not ascending by token id")]
     BiasOrder,
+    /// An image that no worker decodes.
+    #[error("image {number} cannot be used: {why}")]
+    Image {
+        /// Which of all, from 1.
+        number: usize,
+        /// Why.
+        #[source]
+        why: ImageError,
+    },
+    /// An image stands nowhere in its message, or before the one that comes before it.
+    #[error("image {0} has no place in its message")]
+    ImagePlace(usize),
     /// Texts without one, or with what only an answer in words can have.
     #[error("texts to embed are one or more, and nothing goes with them")]
     Texts,
@@ -305,6 +330,7 @@ impl Input {
         if let Prompt::Chat(messages) = &self.prompt {
             within("messages", messages.len(), MAX_MESSAGES)?;
             messages.iter().try_for_each(Message::check)?;
+            check_images(messages)?;
         }
         if let Prompt::Texts { texts, .. } = &self.prompt {
             within("texts", texts.len(), MAX_TEXTS)?;
@@ -362,13 +388,43 @@ impl Message {
             self.tool_call_id.as_deref(),
             self.thinking.as_deref(),
         ];
-        w.map(2 + options.iter().flatten().count());
+        let images = usize::from(!self.images.is_empty());
+        w.map(2 + options.iter().flatten().count() + images);
         write_option(w, 1, Some(&self.role));
         write_option(w, 2, Some(&self.content));
         for (label, option) in (3..).zip(options) {
             write_option(w, label, option);
         }
+        if images > 0 {
+            w.unsigned(7);
+            w.array(self.images.len());
+            for image in &self.images {
+                w.array(2);
+                w.unsigned(u64::from(image.at));
+                w.bytes(&image.bytes);
+            }
+        }
     }
+}
+
+/// Every image has its place and is of a kind and size that is decoded, and there are not too many.
+fn check_images(messages: &[Message]) -> Result<(), InputError> {
+    let count = messages.iter().map(|message| message.images.len()).sum();
+    within("images", count, MAX_IMAGES)?;
+    let mut number = 0;
+    for message in messages {
+        let mut last = 0;
+        for image in &message.images {
+            number += 1;
+            let place = image.at as usize;
+            if image.at < last || !message.content.is_char_boundary(place) {
+                return Err(InputError::ImagePlace(number));
+            }
+            last = image.at;
+            Look::at(&image.bytes).map_err(|why| InputError::Image { number, why })?;
+        }
+    }
+    Ok(())
 }
 
 fn write_prompt(w: &mut Writer, prompt: &Prompt) {
@@ -440,11 +496,31 @@ fn read_message(reader: &mut Reader<'_>) -> Result<Message, InputError> {
             4 => &mut message.tool_calls,
             5 => &mut message.tool_call_id,
             6 => &mut message.thinking,
+            7 => {
+                message.images = read_list(reader, "images", MAX_IMAGES, read_image)?;
+                if message.images.is_empty() {
+                    return Err(fields.unexpected(Some(label)));
+                }
+                continue;
+            }
             _ => return Err(fields.unexpected(Some(label))),
         };
         *field = Some(reader.text()?.to_owned());
     }
     Ok(message)
+}
+
+fn read_image(reader: &mut Reader<'_>) -> Result<Image, InputError> {
+    match reader.array()? {
+        2 => Ok(Image {
+            at: reader.u32()?,
+            bytes: reader.bytes()?.to_vec(),
+        }),
+        label => {
+            let place = "image";
+            Err(InputError::Field { label, place })
+        }
+    }
 }
 
 fn read_string(reader: &mut Reader<'_>) -> Result<String, InputError> {
@@ -554,5 +630,11 @@ impl fmt::Debug for Prompt {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Message({} bytes)", self.content.len())
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image({} bytes)", self.bytes.len())
     }
 }

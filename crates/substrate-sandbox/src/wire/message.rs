@@ -4,7 +4,7 @@
 //! Invariant: `Debug` shows kinds, ids and sizes; text and token ids never reach a log through it.
 //!
 //! Absent by design: paths, descriptors and anything that names a file. The model is always
-//! `/model.gguf` in the worker's own root.
+//! `/model.gguf` in the worker's own root, and its projector `/mmproj.gguf`.
 
 use std::fmt;
 
@@ -114,6 +114,8 @@ pub struct Load {
     pub kv: KvType,
     /// Whether attention may be fused; a cache that is not [`KvType::F16`] needs it.
     pub flash_attention: bool,
+    /// Whether `/mmproj.gguf` is there and to be loaded as well: the part that sees images.
+    pub projector: bool,
     /// Which layers a graphics processor holds; `None`: all are in memory.
     pub gpu: Option<OnGpu>,
 }

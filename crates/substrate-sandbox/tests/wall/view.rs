@@ -1,10 +1,10 @@
 //! What a worker sees, what it can still do, and what the kernel says about it from outside.
 
-use std::{fs, io::Write, net::Shutdown};
+use std::{fs, io::Write, net::Shutdown, os::unix::fs::PermissionsExt};
 
 use substrate_sandbox::launch::{ExitKind, Stderr, WallSpec};
 
-use crate::ground::{NOBODY, PATIENCE, order, run, spawn, spec};
+use crate::ground::{NOBODY, PATIENCE, ground, order, run, spawn, spec};
 
 #[test]
 fn a_worker_sees_its_model_and_nothing_else() {
@@ -19,6 +19,25 @@ fn a_worker_sees_its_model_and_nothing_else() {
         )
     );
     assert_eq!(exit, ExitKind::Exited(0));
+}
+
+#[test]
+fn a_projector_is_the_one_other_file_that_a_worker_sees() {
+    let projector = ground().model.with_file_name("mmproj.bin");
+    fs::write(&projector, "GGUF").unwrap();
+    fs::set_permissions(&projector, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut worker = spawn(WallSpec {
+        projector: Some(projector.clone()),
+        ..spec()
+    });
+    let (seen, _pipe) = order(&mut worker, 0, "look around");
+    let root = seen.split(']').next().unwrap();
+    assert!(
+        root.contains("\"model.gguf\"") && root.contains("\"mmproj.gguf\""),
+        "{seen}"
+    );
+    assert_eq!(root.matches('"').count(), 4, "{seen}");
+    fs::remove_file(projector).unwrap();
 }
 
 #[test]

@@ -12,11 +12,16 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
         (
             any::<[u32; 5]>(),
             kv(),
-            any::<bool>(),
+            any::<[bool; 2]>(),
             of(any::<[u32; 2]>())
         )
             .prop_map(
-                |([n_ctx, slots, cells, threads, batch_threads], kv, flash_attention, gpu)| {
+                |(
+                    [n_ctx, slots, cells, threads, batch_threads],
+                    kv,
+                    [flash_attention, projector],
+                    gpu,
+                )| {
                     ToWorker::Load(Load {
                         n_ctx,
                         slots,
@@ -25,6 +30,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
                         batch_threads,
                         kv,
                         flash_attention,
+                        projector,
                         gpu: gpu.map(|[device, layers]| OnGpu { device, layers }),
                     })
                 }

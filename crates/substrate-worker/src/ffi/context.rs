@@ -4,6 +4,8 @@
 //! cells (`kv_unified`), so that a lane may be long while others are short, and a prefix may belong
 //! to several lanes without a copy. llama.cpp skips the cells of other lanes one by one.
 //!
+//! Images are encoded with the same threads, so the [`Projector`] is loaded through the context.
+//!
 //! Invariant: every thread is started when the context is made; `&mut self` keeps a context to one
 //! call at a time; a lane is below the number of lanes asked for.
 //! Absent by design: who may use which lane, and what is in it (`crate::scheduler`).
@@ -16,9 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::KvType;
 
+use super::device::Threads;
 use super::{
-    EngineError, MAX_BATCH, MAX_THREADS, Model, context_init, decode, guarded, logits_ith,
-    state_get, state_set, state_size, vector_of,
+    EngineError, MAX_BATCH, MAX_THREADS, Model, Projector, context_init, decode, guarded,
+    logits_ith, state_get, state_set, state_size, vector_of,
 };
 use crate::prompt::State;
 
@@ -84,6 +87,29 @@ pub struct Row {
     pub logits: bool,
 }
 
+/// Rows of an image, which stand in the place of tokens.
+#[derive(Clone, Copy)]
+pub struct Embedded<'a> {
+    /// The floats, row by row, each as wide as the model wants.
+    pub floats: &'a [f32],
+    /// The position of the first in its lane; the others follow.
+    pub position: u32,
+    /// Its lane.
+    pub lane: u32,
+    /// Whether a row sees only those before it; otherwise it sees all of this call.
+    pub causal: bool,
+    /// Whether the logits of the last row are wanted.
+    pub logits: bool,
+}
+
+impl Embedded<'_> {
+    /// How many rows there are.
+    pub fn count(&self, context: &Context) -> usize {
+        let width = context.model.input_width() as usize;
+        self.floats.len().checked_div(width).unwrap_or(0)
+    }
+}
+
 /// Lanes a context may have: llama.cpp's own limit, `LLAMA_MAX_SEQ`.
 pub const MAX_LANES: u32 = 256;
 
@@ -101,6 +127,8 @@ pub struct Context {
     lane_ids: Vec<i32>,
     lane_counts: Vec<i32>,
     wanted: Vec<i8>,
+    /// What sees images with this context's threads.
+    projector: Option<Arc<Projector>>,
 }
 
 // SAFETY: a context may move between threads; `&mut self` on every call keeps it to one at a time.
@@ -175,7 +203,29 @@ impl Context {
             lane_ids: Vec::new(),
             lane_counts: Vec::new(),
             wanted: Vec::new(),
+            projector: None,
         })
+    }
+
+    /// Loads the projector at `path`: from then on the model sees images.
+    ///
+    /// # Errors
+    /// As [`EngineError::Projector`] says.
+    pub fn load_projector(&mut self, path: &str, flash_attention: bool) -> Result<(), EngineError> {
+        let threads = Threads {
+            pool: self.pool,
+            abort: Some(on_abort_poll),
+            abort_data: Arc::as_ptr(&self.interrupt.0).cast_mut().cast(),
+        };
+        let projector = Projector::load(path, &self.model, flash_attention, threads)?;
+        projector.set_threads(self.pool_size as i32);
+        self.projector = Some(projector);
+        Ok(())
+    }
+
+    /// What sees images, if anything does.
+    pub fn projector(&self) -> Option<&Arc<Projector>> {
+        self.projector.as_ref()
     }
 
     /// The model.
@@ -199,6 +249,9 @@ impl Context {
         let within = |n: u32| n.clamp(1, self.pool_size) as i32;
         // SAFETY: the context is live; the counts are within the pool.
         unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), within(decode), within(batch)) }
+        if let Some(projector) = &self.projector {
+            projector.set_threads(within(batch));
+        }
     }
 
     /// Appends `ids` to lane 0; logits of the last one are then in [`Context::logits`].
@@ -227,12 +280,47 @@ impl Context {
     /// hold some of its rows: [`Context::cut`] them back.
     pub fn run(&mut self, rows: &[Row]) -> Result<(), EngineError> {
         self.fill(rows)?;
-        let count = rows.len() as i32;
+        self.run_filled(None)
+    }
+
+    /// As [`Context::run`], with rows of an image.
+    pub fn run_embedded(&mut self, rows: Embedded<'_>) -> Result<(), EngineError> {
+        let width = self.model.input_width() as usize;
+        let count = rows.count(self);
+        // The id is not looked at where there are floats.
+        let filled: Vec<Row> = (0..count)
+            .map(|index| Row {
+                id: 0,
+                position: rows.position + index as u32,
+                lane: rows.lane,
+                logits: rows.logits && index + 1 == count,
+            })
+            .collect();
+        self.fill(&filled)?;
+        let raw = self.raw.as_ptr();
+        // SAFETY: the context is live.
+        let see_all = |see_all: bool| unsafe { sys::llama_set_causal_attn(raw, !see_all) };
+        if !rows.causal {
+            see_all(true);
+        }
+        let done = self.run_filled(Some(&rows.floats[..count * width]));
+        if !rows.causal {
+            see_all(false);
+        }
+        done
+    }
+
+    /// Decodes what [`Context::fill`] has put together; `floats` are as wide as the model wants, one row for each.
+    fn run_filled(&mut self, floats: Option<&[f32]>) -> Result<(), EngineError> {
         let mut lanes: Vec<*mut i32> = self.lane_ids.iter_mut().map(|id| &raw mut *id).collect();
+        let token = match floats {
+            Some(_) => std::ptr::null_mut(),
+            None => self.ids.as_mut_ptr(),
+        };
         let batch = sys::llama_batch {
-            n_tokens: count,
-            token: self.ids.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            n_tokens: self.ids.len() as i32,
+            token,
+            embd: floats.map_or(std::ptr::null_mut(), |floats| floats.as_ptr().cast_mut()),
             pos: self.positions.as_mut_ptr(),
             n_seq_id: self.lane_counts.as_mut_ptr(),
             seq_id: lanes.as_mut_ptr(),
@@ -240,8 +328,8 @@ impl Context {
         };
         let raw = self.raw.as_ptr();
         let code = guarded("decode", || {
-            // SAFETY: the context is live; every array of the batch is `count` long and outlives the call,
-            // ids are of the vocabulary and lanes of the context (see `fill`).
+            // SAFETY: the context is live; every array of the batch is as long as it says and outlives the call, ids are of
+            // the vocabulary and lanes of the context (see `fill`); llama.cpp only reads the floats.
             unsafe { decode(raw, batch) }
         })?;
         match code {

@@ -6,14 +6,13 @@
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::OnGpu;
 
 use super::{
-    EngineError, LOAD_ERROR, LOADING, devices, guarded, model_load, quant_name, start_backend,
-    token_to_piece, tokenize,
+    EngineError, LoadLog, devices, guarded, model_load, quant_name, start_backend, token_to_piece,
+    tokenize,
 };
 
 /// Whether llama.cpp leaves accents out of a text for a WordPiece vocabulary.
@@ -100,10 +99,7 @@ impl Model {
         let mut devices = [device.unwrap_or(std::ptr::null_mut()), std::ptr::null_mut()];
         let refused = |why: &str| EngineError::Model(why.to_owned());
         let path = CString::new(path).map_err(|_| refused("the path holds a NUL byte"))?;
-        if let Ok(mut kept) = LOAD_ERROR.lock() {
-            kept.clear();
-        }
-        LOADING.store(true, Ordering::Relaxed);
+        let log = LoadLog::start();
         let overrides = without_stripping();
         let raw = guarded("loading", || {
             // SAFETY: `path` is NUL-terminated and outlives the call, as do the overrides, whose last has no key, and the
@@ -117,11 +113,7 @@ impl Model {
                 model_load(path.as_ptr(), params)
             }
         });
-        LOADING.store(false, Ordering::Relaxed);
-        let why = LOAD_ERROR
-            .lock()
-            .map(|kept| kept.clone())
-            .unwrap_or_default();
+        let why = log.end();
         let raw = NonNull::new(raw?).ok_or_else(|| load_error(&why))?;
         // SAFETY: `raw` is a live model.
         let (vocab, n_vocab) = unsafe {
@@ -217,6 +209,12 @@ impl Model {
     pub fn vector_length(&self) -> u32 {
         // SAFETY: the model is live.
         unsafe { sys::llama_model_n_embd_out(self.raw.as_ptr()).max(0) as u32 }
+    }
+
+    /// Floats of a row that stands in the place of a token.
+    pub fn input_width(&self) -> u32 {
+        // SAFETY: the model is live.
+        unsafe { sys::llama_model_n_embd_inp(self.raw.as_ptr()).max(0) as u32 }
     }
 
     /// Whether the cells of a lane can be cut and shared at any position; a recurrent state cannot.

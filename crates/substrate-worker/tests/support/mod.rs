@@ -22,6 +22,16 @@ pub fn model() -> String {
         .expect("SUBSTRATE_TEST_MODEL must name SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// Path of a projector for it, of random weights: `tests/models/projector.py` makes it.
+pub fn projector() -> String {
+    let path = std::env::var("SUBSTRATE_TEST_PROJECTOR");
+    path.unwrap_or_else(|_| {
+        let beside = std::path::PathBuf::from(model())
+            .with_file_name("SmolLM2-135M-Instruct.projector.F32.gguf");
+        beside.to_string_lossy().into_owned()
+    })
+}
+
 /// The real engine, unsealed.
 pub fn engine(n_ctx: u32) -> Engine {
     engine_with(n_ctx, true)
@@ -129,6 +139,7 @@ pub fn half(n_ctx: u32) -> Load {
         kv: KvType::F16,
         flash_attention: true,
         gpu: None,
+        projector: false,
     }
 }
 
@@ -155,6 +166,7 @@ impl Client {
                 theirs,
                 Place {
                     model,
+                    projector: projector(),
                     pool: 2,
                     seal,
                 },

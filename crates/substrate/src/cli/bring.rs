@@ -23,6 +23,7 @@ use super::{
 pub async fn bring(
     session: &Session,
     source: Source,
+    projector: Option<String>,
     name: String,
     passphrase_file: Option<PathBuf>,
 ) -> anyhow::Result<()> {
@@ -50,6 +51,7 @@ pub async fn bring(
         source: Some(source),
         name,
         signer,
+        projector,
     };
     let _ = say
         .send(v1::ImportStep {

@@ -1,6 +1,6 @@
 //! `import`: a model file on this machine, under a name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use substrate_api::v1::import_begin::Source;
@@ -18,6 +18,10 @@ pub struct Import {
     /// A GGUF file
     file: PathBuf,
 
+    /// Its projector, the GGUF file that sees images for it (`mmproj`)
+    #[arg(long, value_name = "FILE")]
+    projector: Option<PathBuf>,
+
     /// Its name, such as smollm2:135m
     #[arg(long = "as", value_name = "NAME")]
     name: String,
@@ -30,22 +34,30 @@ pub struct Import {
 impl Import {
     /// Imports the file.
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let path = self.file.canonicalize().map_err(|error| {
-            Story::new(format!("cannot open {}", self.file.display())).because(error)
-        })?;
-        let Some(path) = path.to_str() else {
-            return Err(
-                Story::new(format!("{} is not a name in UTF-8", path.display()))
-                    .hint("rename the file")
-                    .into(),
-            );
-        };
+        let path = whole(&self.file)?;
+        let projector = self.projector.as_deref().map(whole).transpose()?;
         bring::bring(
             session,
-            Source::File(path.to_owned()),
+            Source::File(path),
+            projector,
             self.name,
             self.passphrase_file,
         )
         .await
     }
+}
+
+/// The whole path of a file, as the daemon is told it.
+fn whole(file: &Path) -> anyhow::Result<String> {
+    let path = file
+        .canonicalize()
+        .map_err(|error| Story::new(format!("cannot open {}", file.display())).because(error))?;
+    let Some(path) = path.to_str() else {
+        return Err(
+            Story::new(format!("{} is not a name in UTF-8", path.display()))
+                .hint("rename the file")
+                .into(),
+        );
+    };
+    Ok(path.to_owned())
 }

@@ -33,6 +33,7 @@ impl Pull {
         bring::bring(
             session,
             Source::Pull(self.source),
+            None,
             name,
             self.passphrase_file,
         )

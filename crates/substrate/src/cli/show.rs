@@ -116,6 +116,7 @@ fn as_json(known: &v1::ShowReply, model: &v1::Model) -> serde_json::Value {
     value["files"] = files.collect();
     value["sources"] = json!(known.sources);
     value["signer"] = json!(known.signer.as_deref().map(words::hex));
+    value["vision"] = json!(sees(known));
     value["vocabulary"] = json!(known.n_vocab);
     value["modelfile"] = json!(known.modelfile);
     if let Some(recipe) = &known.recipe {
@@ -158,6 +159,14 @@ fn fit_json(fit: &v1::Fit) -> serde_json::Value {
         "place": fit.place,
         "why": fit.why,
     })
+}
+
+/// Whether it has a projector, which sees images for it.
+pub fn sees(known: &v1::ShowReply) -> bool {
+    known
+        .files
+        .iter()
+        .any(|file| role(file.role) == "projector")
 }
 
 fn role(code: u32) -> &'static str {
@@ -244,6 +253,7 @@ pub fn page(known: &v1::ShowReply, model: &v1::Model) -> String {
                 if model.loaded { "yes" } else { "no" }.to_owned(),
             ),
             ("chat", chat.to_owned()),
+            ("images", if sees(known) { "yes" } else { "" }.to_owned()),
         ],
     );
     page.truncate(page.trim_end().len());

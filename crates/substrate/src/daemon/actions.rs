@@ -242,7 +242,11 @@ fn details(held: &Held) -> Details {
     Details {
         license: entry.licence.clone(),
         model_info: model_info.into(),
-        capabilities: crate::thoughts::capabilities(&entry.arch, &template),
+        capabilities: crate::thoughts::capabilities(
+            &entry.arch,
+            &template,
+            held.parts().projector.is_some(),
+        ),
         template,
         recipe: held.recipe.clone(),
         modelfile: held.modelfile(),

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use substrate_node::{Event, JobPhase, Want, WorkPhase};
 use substrate_record::{ContentHash, JobId, RecordId, WallTier};
-use substrate_sandbox::wire::input::Prompt;
+use substrate_sandbox::wire::input::{Image, Input, Prompt};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::context::{blocking, draw, unix_ms};
 use super::life::{Arrival, Life, Note, Requested};
 use super::session::answer::{Answer, kind_of};
-use super::session::closing;
 use super::{defaults, joining, views};
 use crate::config::Config;
 use crate::door::{
@@ -18,7 +17,11 @@ use crate::door::{
     QueueNews,
 };
 use crate::invite::{self, Invite};
+use crate::models::parts::Parts;
 use crate::pause::Pause;
+
+/// Tokens of an image, for the estimate before a worker has counted: those of the most common encoders, 256 to 729.
+const TOKENS_PER_IMAGE: usize = 512;
 
 /// Bytes per token, low: admission and routing must not underestimate a prompt of an odd script.
 const BYTES_PER_TOKEN: usize = 3;
@@ -79,6 +82,17 @@ impl Life {
         if let Some(recipe) = self.shelf.recipe(&ask.model) {
             defaults::fill(&mut ask, &recipe);
         }
+        let images = images_of(&ask.input);
+        let seen: usize = images.iter().map(|image| image.bytes.len()).sum();
+        if !images.is_empty() && !self.sees(&entries) {
+            return Err(AskError::BadRequest {
+                param: None,
+                why: format!(
+                    "'{}' sees no images: it has no projector (`substrate import FILE --projector MMPROJ --as NAME` brings one along)",
+                    ask.model
+                ),
+            });
+        }
         let input = ask
             .input
             .to_cbor_bytes()
@@ -103,7 +117,7 @@ impl Life {
             wall,
             isolated: false,
             kind: kind_of(&ask.input),
-            n_in_estimate: u32::try_from(input.len() / BYTES_PER_TOKEN).unwrap_or(u32::MAX),
+            n_in_estimate: n_in(input.len() - seen, images.len()),
             max_tokens,
             deadline_ms: ask.deadline_ms,
             client: client_id(&ask.client),
@@ -133,6 +147,12 @@ impl Life {
             model,
             events: stream,
         })
+    }
+
+    /// Whether a model of these entries sees images.
+    fn sees(&self, entries: &[RecordId]) -> bool {
+        let mut entries = entries.iter().filter_map(|id| self.shelf.entry(id));
+        entries.any(|entry| Parts::of(entry.body()).is_some_and(|parts| parts.projector.is_some()))
     }
 
     /// A client that goes away cancels its job everywhere.
@@ -175,10 +195,12 @@ impl Life {
 
     /// What a job of this machine waits for while its model is loaded.
     fn load_news(&self, entries: &[RecordId]) -> Option<QueueNews> {
-        let weights = entries.iter().filter_map(|id| self.shelf.entry(id));
-        let weights: Vec<ContentHash> = weights.filter_map(closing::weights).collect();
+        let entries = entries.iter().filter_map(|id| self.shelf.entry(id));
+        let wanted: Vec<Parts> = entries
+            .filter_map(|entry| Parts::of(entry.body()))
+            .collect();
         let loading = self.context.pool.loading();
-        let (_, loading) = (loading.into_iter()).find(|(digest, _)| weights.contains(digest))?;
+        let (_, loading) = (loading.into_iter()).find(|(parts, _)| wanted.contains(parts))?;
         Some(QueueNews {
             position: 0,
             expected_wait_ms: 0,
@@ -378,4 +400,18 @@ fn client_id(client: &Client) -> substrate_node::ClientId {
         .try_into()
         .expect("a hash has 32 bytes");
     substrate_node::ClientId(u64::from_be_bytes(first))
+}
+
+/// The images of a conversation.
+fn images_of(input: &Input) -> Vec<&Image> {
+    match &input.prompt {
+        Prompt::Chat(messages) => messages.iter().flat_map(|said| &said.images).collect(),
+        Prompt::Text { .. } | Prompt::Texts { .. } => Vec::new(),
+    }
+}
+
+/// About how many tokens so many bytes beside so many images are.
+fn n_in(bytes: usize, images: usize) -> u32 {
+    let tokens = bytes / BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE;
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }

@@ -15,6 +15,7 @@ use super::session::requester::{self, Offer};
 use super::session::{ORDER_DEPTH, ProviderOrder, RequesterOrder, provider};
 use super::stock::LOST_WEIGHTS;
 use crate::door::{AskError, JobEvent, QueueNews, Route};
+use crate::models::parts::Parts;
 
 impl Life {
     pub(super) fn perform(&mut self, action: Action) {
@@ -166,16 +167,13 @@ impl Life {
     }
 
     fn load_ahead(&self, entry: RecordId) {
-        let Some(weights) = self
-            .shelf
-            .entry(&entry)
-            .and_then(super::session::closing::weights)
-        else {
+        let entry = self.shelf.entry(&entry);
+        let Some(parts) = entry.and_then(|entry| Parts::of(entry.body())) else {
             return;
         };
         let pool = self.context.pool.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = pool.lease(&weights, Whose::Others).await {
+            if let Err(error) = pool.lease(&parts, Whose::Others).await {
                 tracing::debug!(%error, "loading ahead failed");
             }
         });

@@ -20,6 +20,7 @@ use super::threads::FreeCores;
 use crate::blobs::{BlobError, Blobs};
 use crate::models::fit::Estimate;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
+use crate::models::parts::Parts;
 
 mod loading;
 mod measuring;
@@ -127,19 +128,19 @@ pub enum LoadError {
 pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
-    models: Arc<Mutex<BTreeMap<ContentHash, Arc<Slot>>>>,
-    /// The weights that have a name here, and the name.
-    known: Arc<Mutex<BTreeMap<ContentHash, String>>>,
-    /// Contexts that models made from weights want, the longest of each.
-    wished: Arc<Mutex<BTreeMap<ContentHash, u32>>>,
+    models: Arc<Mutex<BTreeMap<Parts, Arc<Slot>>>>,
+    /// The models that have a name here, and the name.
+    known: Arc<Mutex<BTreeMap<Parts, String>>>,
+    /// Contexts that models made from others want, the longest of each.
+    wished: Arc<Mutex<BTreeMap<Parts, u32>>>,
     /// What the headers of those say, of as many as were asked for.
-    inspected: Arc<Mutex<BTreeMap<ContentHash, Arc<wire::ModelFacts>>>>,
+    inspected: Arc<Mutex<BTreeMap<Parts, Arc<wire::ModelFacts>>>>,
     /// Whoever loads holds this; the lock is fair, so that the others come in order.
     turns: Arc<tokio::sync::Mutex<()>>,
     /// A job has left its worker.
     released: Arc<tokio::sync::Notify>,
-    /// Weights that were missing or damaged when they were last wanted.
-    unusable: Arc<Mutex<BTreeSet<ContentHash>>>,
+    /// Models of which a file was missing or damaged when they were last wanted.
+    unusable: Arc<Mutex<BTreeSet<Parts>>>,
     free: Arc<Mutex<FreeCores>>,
     /// The machine is its owner's now: nothing is loaded for others.
     taken: watch::Sender<bool>,
@@ -214,8 +215,8 @@ impl Stage {
 
 /// A loaded worker, for `ps`.
 pub struct Loaded {
-    /// Weights.
-    pub digest: ContentHash,
+    /// Its files.
+    pub parts: Parts,
     /// The worker.
     pub engine: Engine,
     /// Jobs in it.
@@ -270,19 +271,19 @@ impl Pool {
     ///
     /// # Errors
     /// Why it could not be loaded; the next call tries again.
-    pub async fn lease(&self, weights: &ContentHash, whose: Whose) -> Result<Lease, LoadError> {
-        let slot = lock(&self.models).entry(*weights).or_default().clone();
+    pub async fn lease(&self, parts: &Parts, whose: Whose) -> Result<Lease, LoadError> {
+        let slot = lock(&self.models).entry(*parts).or_default().clone();
         let stake = self.stake(&slot, whose);
         tokio::select! {
             biased;
             () = self.taken_from(whose) => Err(LoadError::TakenBack),
-            lease = self.lease_slot(weights, &slot, stake) => lease,
+            lease = self.lease_slot(parts, &slot, stake) => lease,
         }
     }
 
     async fn lease_slot(
         &self,
-        weights: &ContentHash,
+        parts: &Parts,
         slot: &Arc<Slot>,
         stake: taken::Stake,
     ) -> Result<Lease, LoadError> {
@@ -290,7 +291,7 @@ impl Pool {
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(weights, slot).await?;
+                let engine = self.load(parts, slot).await?;
                 *held = Some(engine.clone());
                 engine
             }
@@ -310,50 +311,53 @@ impl Pool {
     }
 
     /// Nothing is loaded whose bytes are not those its entry promises.
-    async fn check(&self, weights: &ContentHash) -> Result<(), LoadError> {
-        let (blobs, digest) = (self.blobs.clone(), *weights);
-        let error = match blocking(move || blobs.check(&digest)).await {
-            Ok(()) => return Ok(()),
-            Err(BlobError::Absent(_)) => LoadError::NoBlob(digest),
-            Err(BlobError::Digest { .. }) => LoadError::Damaged(digest),
-            Err(error) => return Err(LoadError::Disk(error.to_string())),
-        };
-        lock(&self.unusable).insert(digest);
-        Err(error)
+    async fn check(&self, parts: &Parts) -> Result<(), LoadError> {
+        for digest in parts.files() {
+            let blobs = self.blobs.clone();
+            let error = match blocking(move || blobs.check(&digest)).await {
+                Ok(()) => continue,
+                Err(BlobError::Absent(_)) => LoadError::NoBlob(digest),
+                Err(BlobError::Digest { .. }) => LoadError::Damaged(digest),
+                Err(error) => return Err(LoadError::Disk(error.to_string())),
+            };
+            lock(&self.unusable).insert(*parts);
+            return Err(error);
+        }
+        Ok(())
     }
 
-    /// Which weights have a name here, and which contexts are wished for them. Workers of others end when they are idle.
-    pub fn know(&self, named: BTreeMap<ContentHash, String>, wished: BTreeMap<ContentHash, u32>) {
+    /// Which models have a name here, and which contexts are wished for them. Workers of others end when they are idle.
+    pub fn know(&self, named: BTreeMap<Parts, String>, wished: BTreeMap<Parts, u32>) {
         *lock(&self.known) = named;
         *lock(&self.wished) = wished;
     }
 
-    fn engine_of(&self, weights: &ContentHash) -> Option<Engine> {
-        let slot = lock(&self.models).get(weights).cloned()?;
+    fn engine_of(&self, parts: &Parts) -> Option<Engine> {
+        let slot = lock(&self.models).get(parts).cloned()?;
         let engine = lock(&slot.seen).engine.clone();
         engine.filter(Engine::is_alive)
     }
 
     /// The context of the model's worker, if it is loaded: it may be smaller than usual.
-    pub fn loaded_context(&self, weights: &ContentHash) -> Option<u32> {
-        self.engine_of(weights).map(|engine| engine.facts().n_ctx)
+    pub fn loaded_context(&self, parts: &Parts) -> Option<u32> {
+        self.engine_of(parts).map(|engine| engine.facts().n_ctx)
     }
 
     /// The loads under way.
-    pub fn loading(&self) -> Vec<(ContentHash, Loading)> {
+    pub fn loading(&self) -> Vec<(Parts, Loading)> {
         let models = lock(&self.models).clone();
-        let loading = |(digest, slot): (ContentHash, Arc<Slot>)| {
+        let loading = |(parts, slot): (Parts, Arc<Slot>)| {
             let loading = lock(&slot.seen).loading?;
-            Some((digest, loading))
+            Some((parts, loading))
         };
         models.into_iter().filter_map(loading).collect()
     }
 
-    /// The context a worker over these weights is given: the owner's choice, or the default and more if a model made from
+    /// The context a worker of this model is given: the owner's choice, or the default and more if a model made from
     /// them wishes it; and never more than the model was trained for (0 = it does not say), past which its answers are
     /// noise.
-    pub fn context_of(&self, weights: &ContentHash, trained: u32) -> u32 {
-        let wished = lock(&self.wished).get(weights).copied().unwrap_or(0);
+    pub fn context_of(&self, parts: &Parts, trained: u32) -> u32 {
+        let wished = lock(&self.wished).get(parts).copied().unwrap_or(0);
         let default = DEFAULT_CONTEXT.max(wished);
         let wanted = self.settings.context.unwrap_or(default);
         if trained == 0 {
@@ -363,9 +367,9 @@ impl Pool {
         }
     }
 
-    /// Whether the weights were missing or damaged when they were last wanted.
-    pub fn is_unusable(&self, weights: &ContentHash) -> bool {
-        lock(&self.unusable).contains(weights)
+    /// Whether a file of it was missing or damaged when it was last wanted.
+    pub fn is_unusable(&self, parts: &Parts) -> bool {
+        lock(&self.unusable).contains(parts)
     }
 
     /// The blobs on disk changed: what was unusable may be whole again.
@@ -374,11 +378,12 @@ impl Pool {
     }
 
     /// The wall of a worker for this model.
-    fn spec(&self, model: PathBuf) -> Result<WallSpec, NoWall> {
+    fn spec(&self, model: PathBuf, projector: Option<PathBuf>) -> Result<WallSpec, NoWall> {
         if self.settings.uses_gpus() {
             return Err(NoWall(self.settings.backend().to_owned()));
         }
         Ok(WallSpec {
+            projector,
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
             ..WallSpec::new(self.settings.binary.clone(), model)
@@ -386,14 +391,14 @@ impl Pool {
     }
 
     /// Whether a live worker holds the model.
-    pub fn is_loaded(&self, weights: &ContentHash) -> bool {
-        self.engine_of(weights).is_some()
+    pub fn is_loaded(&self, parts: &Parts) -> bool {
+        self.engine_of(parts).is_some()
     }
 
     /// Sets how long the model's worker stays when idle: `Some(0)` ends it now, `None` = for ever.
     /// Returns whether it was loaded; if it was not, the next worker of the model has nothing to do with it.
-    pub async fn keep_alive(&self, weights: &ContentHash, stay: Option<Duration>) -> bool {
-        let Some(slot) = lock(&self.models).get(weights).cloned() else {
+    pub async fn keep_alive(&self, parts: &Parts, stay: Option<Duration>) -> bool {
+        let Some(slot) = lock(&self.models).get(parts).cloned() else {
             return false;
         };
         let loaded = {
@@ -411,11 +416,11 @@ impl Pool {
     /// Ends workers that were idle for their keep-alive or have no name any more, and forgets dead ones.
     pub async fn expire(&self) {
         let slots = lock(&self.models).clone();
-        for (digest, slot) in slots {
+        for (parts, slot) in slots {
             let Ok(mut held) = slot.engine.try_lock() else {
                 continue;
             };
-            let named = lock(&self.known).contains_key(&digest);
+            let named = lock(&self.known).contains_key(&parts);
             if slot.is_over(self.settings.keep_alive, named) {
                 *held = None;
                 lock(&slot.seen).forget();
@@ -465,7 +470,7 @@ impl Pool {
         let models = lock(&self.models).clone();
         models
             .iter()
-            .filter_map(|(digest, slot)| slot.listed(*digest, self.settings.keep_alive))
+            .filter_map(|(parts, slot)| slot.listed(*parts, self.settings.keep_alive))
             .collect()
     }
 }
@@ -488,7 +493,7 @@ impl Slot {
         over || !engine.is_alive()
     }
 
-    fn listed(&self, digest: ContentHash, default: Option<Duration>) -> Option<Loaded> {
+    fn listed(&self, parts: Parts, default: Option<Duration>) -> Option<Loaded> {
         let seen = lock(&self.seen).clone();
         let engine = seen.engine.filter(Engine::is_alive)?;
         let stay = seen.keep_alive.unwrap_or(default);
@@ -499,7 +504,7 @@ impl Slot {
             unix_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
         });
         Some(Loaded {
-            digest,
+            parts,
             engine,
             busy: seen.busy,
             expires_ms,
@@ -531,7 +536,7 @@ impl WalledInspector {
 
 impl Inspect for WalledInspector {
     fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let spec = (self.pool.spec(model.to_path_buf()))
+        let spec = (self.pool.spec(model.to_path_buf(), None))
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
         let worker =
             Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;

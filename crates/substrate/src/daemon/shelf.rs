@@ -1,6 +1,6 @@
 //! Every model this node knows of: its own, and those whose entries it was shown.
 //!
-//! Invariant: a name means a set of entries over the same weights; what may run where is the registry's word
+//! Invariant: a name means a set of entries over the same files; what may run where is the registry's word
 //! ([`Standing`]), never a name's.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use substrate_ledger::registry::{Insertion, MAX_PER_REGISTRY_KEY, Registry, Standing};
 use substrate_node::OwnModel;
-use substrate_record::{ContentHash, Genesis, ModelEntry, NodeId, RecordId, Verified};
+use substrate_record::{Genesis, ModelEntry, NodeId, RecordId, Verified};
 
 use super::pool::Pool;
-use super::session::closing::weights;
 use crate::models::catalogue::{Catalogue, Held};
+use crate::models::parts::Parts;
 use crate::models::recipe::Recipe;
 
 /// Time to load a model before one was loaded here: 100 MB from the page cache took 0.2 s on two slow cores.
@@ -150,25 +150,25 @@ impl Shelf {
         self.called(model)?.recipe
     }
 
-    /// Entries that a typed name may mean, all over the same weights, own ones first.
+    /// Entries that a typed name may mean, all over the same files, own ones first.
     pub fn named(&self, model: &str) -> Vec<RecordId> {
-        let Some(weights) = self.weights_of(model) else {
+        let Some(parts) = self.parts_of(model) else {
             return Vec::new();
         };
         let own: BTreeSet<RecordId> = self.held.iter().map(|held| held.entry.id()).collect();
-        let vouched = self.over(&weights).filter(|entry| self.is_vouched(entry));
+        let vouched = self.over(&parts).filter(|entry| self.is_vouched(entry));
         let mut ids: Vec<RecordId> = vouched.map(Verified::id).collect();
         ids.sort_by_key(|id| !own.contains(id));
         ids
     }
 
-    /// The weights a typed name means: an own model's, else those of a known entry of that name.
-    fn weights_of(&self, model: &str) -> Option<ContentHash> {
+    /// The files a typed name means: an own model's, else those of a known entry of that name.
+    fn parts_of(&self, model: &str) -> Option<Parts> {
         if let Some(held) = self.called(model) {
-            return Some(held.weights());
+            return Some(held.parts());
         }
         if let Ok(id) = model.parse::<RecordId>() {
-            return self.registry.get(&id).and_then(weights);
+            return self.registry.get(&id).and_then(parts);
         }
         let wanted = model.parse::<crate::models::names::ModelName>().ok()?;
         let same = |entry: &&Verified<ModelEntry>| {
@@ -179,30 +179,27 @@ impl Shelf {
         let named = self.registry.iter().filter(same);
         // A circle's entry does not take a name from the registry's.
         let first = named.min_by_key(|entry| (!self.is_commons(&entry.id()), entry.id()));
-        first.and_then(weights)
+        first.and_then(parts)
     }
 
-    fn over<'a>(
-        &'a self,
-        digest: &'a ContentHash,
-    ) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
+    fn over<'a>(&'a self, wanted: &'a Parts) -> impl Iterator<Item = &'a Verified<ModelEntry>> {
         self.registry
             .iter()
-            .filter(move |entry| weights(entry).as_ref() == Some(digest))
+            .filter(move |entry| parts(entry).as_ref() == Some(wanted))
     }
 
-    /// The weights held here, each with its name; that of a model made from them only if there is no other.
-    pub fn names(&self) -> BTreeMap<ContentHash, String> {
+    /// The models held here, each with its name; that of a model made from others only if there is no other.
+    pub fn names(&self) -> BTreeMap<Parts, String> {
         let (plain, made): (Vec<_>, Vec<_>) =
             self.held.iter().partition(|held| held.recipe.is_none());
-        // The last of those over the same weights stays.
+        // The last of those over the same files stays.
         let held = made.into_iter().chain(plain);
-        held.map(|held| (held.weights(), held.name.to_string()))
+        held.map(|held| (held.parts(), held.name.to_string()))
             .collect()
     }
 
-    /// The longest context that models made from weights held here wish.
-    pub fn contexts(&self) -> BTreeMap<ContentHash, u32> {
+    /// The longest context that models made from those held here wish.
+    pub fn contexts(&self) -> BTreeMap<Parts, u32> {
         let mut longest = BTreeMap::new();
         for held in &self.held {
             let wished = held
@@ -210,32 +207,36 @@ impl Shelf {
                 .as_ref()
                 .and_then(|recipe| recipe.parameters.context());
             if let Some(wished) = wished {
-                let context: &mut u32 = longest.entry(held.weights()).or_default();
+                let context: &mut u32 = longest.entry(held.parts()).or_default();
                 *context = wished.max(*context);
             }
         }
         longest
     }
 
-    /// What this machine can answer with, for the node: one line per entry over weights held here and whole.
+    /// What this machine can answer with, for the node: one line per entry over files held here and whole.
     pub fn own_models(&self, pool: &Pool) -> Vec<OwnModel> {
-        let held: BTreeSet<ContentHash> = self.held.iter().map(Held::weights).collect();
+        let held: BTreeSet<Parts> = self.held.iter().map(Held::parts).collect();
         held.iter()
-            .filter(|digest| !pool.is_unusable(digest))
-            .flat_map(|digest| {
-                self.over(digest)
-                    .map(move |entry| own_model(entry, digest, pool))
+            .filter(|parts| !pool.is_unusable(parts))
+            .flat_map(|parts| {
+                self.over(parts)
+                    .map(move |entry| own_model(entry, parts, pool))
             })
             .collect()
     }
 }
 
-fn own_model(entry: &Verified<ModelEntry>, digest: &ContentHash, pool: &Pool) -> OwnModel {
-    let (prefill, decode) = pool.known_rates(digest).unwrap_or_default();
+fn parts(entry: &Verified<ModelEntry>) -> Option<Parts> {
+    Parts::of(entry.body())
+}
+
+fn own_model(entry: &Verified<ModelEntry>, parts: &Parts, pool: &Pool) -> OwnModel {
+    let (prefill, decode) = pool.known_rates(parts).unwrap_or_default();
     OwnModel {
         entry: entry.id(),
         engine_class: pool.settings().engine_class.clone(),
-        loaded: pool.is_loaded(digest),
+        loaded: pool.is_loaded(parts),
         prefill,
         decode,
         load_ms: u64::try_from(LOAD_GUESS.as_millis()).unwrap_or(u64::MAX),

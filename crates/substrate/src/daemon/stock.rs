@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use substrate_node::{Event, JobPhase};
-use substrate_record::{ContentHash, JobId, RecordId, Scope};
+use substrate_record::{JobId, RecordId, Scope};
 use tokio::sync::oneshot;
 
 use super::life::{Life, Note, Requested};
 use super::pool::{LoadError, Whose};
-use super::session::closing;
 use super::views;
 use crate::door::{AskError, FitView, ModelView, Placement, scope_word};
 use crate::models::catalogue::{Held, similar_to};
+use crate::models::parts::Parts;
 
 /// What is told of a model that has a name here and no whole bytes.
 pub(super) const LOST_WEIGHTS: &str =
@@ -27,10 +27,10 @@ impl Life {
     pub(super) fn longest(&self, entries: &[RecordId]) -> u32 {
         let known = entries.iter().filter_map(|id| self.shelf.entry(id));
         let trained = known.clone().map(|entry| entry.body().context).max();
-        let weights = known.clone().find_map(closing::weights);
-        match (trained, weights) {
+        let parts = known.clone().find_map(|entry| Parts::of(entry.body()));
+        match (trained, parts) {
             (Some(trained), _) if trained > 0 => trained,
-            (_, Some(weights)) => self.context.pool.context_of(&weights, 0),
+            (_, Some(parts)) => self.context.pool.context_of(&parts, 0),
             _ => 1,
         }
     }
@@ -75,13 +75,13 @@ impl Life {
 
     /// Whether this machine has a name for it, and no whole bytes.
     fn is_lost(&self, model: &str) -> bool {
-        let weights = self.own_weights(model);
-        weights.is_some_and(|weights| self.context.pool.is_unusable(&weights))
+        let parts = self.own_parts(model);
+        parts.is_some_and(|parts| self.context.pool.is_unusable(&parts))
     }
 
     /// The models of this machine whose bytes were not found missing or damaged.
     fn held_whole(&self) -> impl Iterator<Item = &Held> {
-        let whole = move |held: &&Held| !self.context.pool.is_unusable(&held.weights());
+        let whole = move |held: &&Held| !self.context.pool.is_unusable(&held.parts());
         self.shelf.held().iter().filter(whole)
     }
 
@@ -106,44 +106,43 @@ impl Life {
             let nodes = self.node.holders(&held.entry.id(), scope);
             views::own_model(held, nodes, &self.context.pool)
         });
-        let mut seen: Vec<ContentHash> = self.held_whole().map(Held::weights).collect();
+        let mut seen: Vec<Parts> = self.held_whole().map(Held::parts).collect();
         let mut views: Vec<_> = own.collect();
         for entry in self.shelf.entries() {
-            let Some(weights) = closing::weights(entry).filter(|weights| !seen.contains(weights))
-            else {
+            let Some(parts) = Parts::of(entry.body()).filter(|parts| !seen.contains(parts)) else {
                 continue;
             };
             let nodes = self.node.holders(&entry.id(), scope);
             if !nodes.is_empty() {
-                seen.push(weights);
-                views.push(views::others_model(entry, weights, nodes));
+                seen.push(parts);
+                views.push(views::others_model(entry, parts.weights, nodes));
             }
         }
         views
     }
 
-    fn own_weights(&self, model: &str) -> Option<ContentHash> {
+    fn own_parts(&self, model: &str) -> Option<Parts> {
         let ids = self.shelf.named(model);
         self.shelf
             .held()
             .iter()
             .find(|held| ids.contains(&held.entry.id()))
-            .map(Held::weights)
+            .map(Held::parts)
     }
 
     pub(super) fn keep_alive(&mut self, model: &str, seconds: i64, reply: oneshot::Sender<bool>) {
-        let Some(weights) = self.own_weights(model) else {
+        let Some(parts) = self.own_parts(model) else {
             let _ = reply.send(false);
             return;
         };
         let stay = u64::try_from(seconds).ok().map(Duration::from_secs);
         let pool = self.context.pool.clone();
         self.tasks
-            .spawn(async move { reply.send(pool.keep_alive(&weights, stay).await) });
+            .spawn(async move { reply.send(pool.keep_alive(&parts, stay).await) });
     }
 
     pub(super) fn load(&mut self, model: &str, reply: oneshot::Sender<Result<(), AskError>>) {
-        let Some(weights) = self.own_weights(model) else {
+        let Some(parts) = self.own_parts(model) else {
             // A model of another node is loaded there when it is asked.
             let held = self.is_held(&self.shelf.named(model), Scope::Circle, Placement::Any);
             let _ = reply.send(if held {
@@ -155,7 +154,7 @@ impl Life {
         };
         let (pool, name) = (self.context.pool.clone(), model.to_owned());
         self.tasks.spawn(async move {
-            let loaded = pool.lease(&weights, Whose::Owners).await.map(drop);
+            let loaded = pool.lease(&parts, Whose::Owners).await.map(drop);
             reply.send(loaded.map_err(|error| not_loaded(&name, error)))
         });
     }
@@ -166,13 +165,13 @@ impl Life {
         context: Option<u32>,
         reply: oneshot::Sender<Result<FitView, AskError>>,
     ) {
-        let Some(weights) = self.own_weights(model) else {
+        let Some(parts) = self.own_parts(model) else {
             let _ = reply.send(Err(self.unknown(model, Scope::Mine, &[])));
             return;
         };
         let (pool, name) = (self.context.pool.clone(), model.to_owned());
         self.tasks.spawn(async move {
-            let fit = pool.fit(&weights, context).await.map(views::fit);
+            let fit = pool.fit(&parts, context).await.map(views::fit);
             reply.send(fit.map_err(|error| not_loaded(&name, error)))
         });
     }
@@ -182,14 +181,14 @@ impl Life {
         model: &str,
         reply: oneshot::Sender<Result<(u64, u64), AskError>>,
     ) {
-        let Some(weights) = self.own_weights(model) else {
+        let Some(parts) = self.own_parts(model) else {
             let _ = reply.send(Err(self.unknown(model, Scope::Mine, &[])));
             return;
         };
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
         let name = model.to_owned();
         self.tasks.spawn(async move {
-            let rates = pool.rates(&weights, Whose::Owners).await;
+            let rates = pool.rates(&parts, Whose::Owners).await;
             let _ = notes.send(Note::Measured).await;
             reply.send(rates.map_err(|error| not_loaded(&name, error)))
         });
@@ -299,14 +298,14 @@ impl Life {
             .shelf
             .held()
             .iter()
-            .map(Held::weights)
-            .find(|weights| self.context.pool.needs_measuring(weights));
-        let Some(weights) = next else { return };
+            .map(Held::parts)
+            .find(|parts| self.context.pool.needs_measuring(parts));
+        let Some(parts) = next else { return };
         self.measuring = true;
         let (pool, notes) = (self.context.pool.clone(), self.notes.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = pool.rates(&weights, Whose::Others).await {
-                tracing::warn!(model = %weights, %error, "the model's speed could not be measured");
+            if let Err(error) = pool.rates(&parts, Whose::Others).await {
+                tracing::warn!(model = %parts, %error, "the model's speed could not be measured");
             }
             let _ = notes.send(Note::Measured).await;
         });

@@ -9,6 +9,7 @@ use super::pool::{Fit, Loading, Pool};
 use super::shelf::Shelf;
 use crate::door::{Client, FitView, JobRole, JobView, ModelView, PeerView, QueueNews, WorkerView};
 use crate::models::catalogue::Held;
+use crate::models::parts::Parts;
 
 /// A model held here.
 pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
@@ -27,15 +28,16 @@ pub fn own_model(held: &Held, nodes: Vec<NodeId>, pool: &Pool) -> ModelView {
         modified_ms: held.modified_ms,
         own: true,
         nodes,
-        loaded: pool.is_loaded(&held.weights()),
+        loaded: pool.is_loaded(&held.parts()),
+        sees: held.parts().projector.is_some(),
         template: held.template().map(str::to_owned),
     }
 }
 
 /// What its worker was given, or would be.
 fn served_context(held: &Held, pool: &Pool) -> u32 {
-    let loaded = pool.loaded_context(&held.weights());
-    loaded.unwrap_or_else(|| pool.context_of(&held.weights(), held.entry.body().context))
+    let loaded = pool.loaded_context(&held.parts());
+    loaded.unwrap_or_else(|| pool.context_of(&held.parts(), held.entry.body().context))
 }
 
 /// A model only others hold.
@@ -60,6 +62,7 @@ pub fn others_model(
         own: false,
         nodes,
         loaded: false,
+        sees: Parts::of(body).is_some_and(|parts| parts.projector.is_some()),
         template: None,
     }
 }
@@ -67,16 +70,16 @@ pub fn others_model(
 /// The loaded workers, and those being loaded.
 pub fn workers(pool: &Pool, held: &[Held]) -> Vec<WorkerView> {
     let loading = pool.loading().into_iter();
-    let loading = loading.filter_map(|(digest, loading)| {
-        let held = over(held, &digest)?;
+    let loading = loading.filter_map(|(parts, loading)| {
+        let held = over(held, &parts)?;
         Some(being_loaded(held, loading, pool))
     });
     loaded_workers(pool, held).chain(loading).collect()
 }
 
-/// The model that has these weights; one that was made from them only if there is no other.
-fn over<'a>(held: &'a [Held], weights: &ContentHash) -> Option<&'a Held> {
-    let over = held.iter().filter(|held| held.weights() == *weights);
+/// The model of these files; one that was made from it only if there is no other.
+fn over<'a>(held: &'a [Held], parts: &Parts) -> Option<&'a Held> {
+    let over = held.iter().filter(|held| held.parts() == *parts);
     over.min_by_key(|held| held.recipe.is_some())
 }
 
@@ -85,12 +88,12 @@ fn loaded_workers<'a>(
     held: &'a [Held],
 ) -> impl Iterator<Item = WorkerView> + use<'a> {
     pool.loaded().into_iter().map(|loaded| {
-        let name = over(held, &loaded.digest)
-            .map_or_else(|| loaded.digest.to_string(), |held| held.name.to_string());
+        let name = over(held, &loaded.parts)
+            .map_or_else(|| loaded.parts.to_string(), |held| held.name.to_string());
         let facts = loaded.engine.facts();
         WorkerView {
             model: name,
-            digest: loaded.digest,
+            digest: loaded.parts.weights,
             memory: resident_bytes_of(loaded.engine.pid()),
             context: facts.n_ctx,
             pid: loaded.engine.pid(),
@@ -112,7 +115,7 @@ fn being_loaded(held: &Held, loading: Loading, pool: &Pool) -> WorkerView {
         model: held.name.to_string(),
         digest: held.weights(),
         memory: 0,
-        context: pool.context_of(&held.weights(), entry.context),
+        context: pool.context_of(&held.parts(), entry.context),
         pid: 0,
         wall: pool.wall(),
         busy: 0,

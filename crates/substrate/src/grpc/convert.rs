@@ -5,7 +5,7 @@
 
 use substrate_api::v1;
 use substrate_record::{JobId, NodeId, Sampler, Scope, WallTier};
-use substrate_sandbox::wire::input::{Input, Message, Prompt, Thinking};
+use substrate_sandbox::wire::input::{Image, Input, Message, Prompt, Thinking};
 use tonic::Status;
 
 use crate::door::{
@@ -142,6 +142,14 @@ fn message_in(message: v1::Message) -> Message {
         tool_calls: message.tool_calls,
         tool_call_id: message.tool_call_id,
         thinking: message.thinking,
+        images: message.images.into_iter().map(image_in).collect(),
+    }
+}
+
+fn image_in(image: v1::Image) -> Image {
+    Image {
+        at: image.at,
+        bytes: image.data,
     }
 }
 

@@ -46,7 +46,7 @@ pub fn events(
             key => Some(node_in("signer", key)?),
         };
         let (report, mut progress) = match begin.source {
-            Some(v1::import_begin::Source::File(path)) => stage_file(&desk, PathBuf::from(path), &begin.name, signer)?,
+            Some(v1::import_begin::Source::File(path)) => stage_file(&desk, path, begin.projector, &begin.name, signer)?,
             Some(v1::import_begin::Source::Pull(source)) => stage_pull(&desk, &source, &begin.name, signer)?,
             None => Err(Status::invalid_argument("source: missing"))?,
         };
@@ -97,42 +97,56 @@ async fn begin(steps: &mut Streaming<v1::ImportStep>) -> Result<v1::ImportBegin,
 
 fn stage_file(
     desk: &Arc<Desk>,
-    path: PathBuf,
+    path: String,
+    projector: Option<String>,
     name: &str,
     signer: Option<NodeId>,
 ) -> Result<Work, Status> {
     let name = name_in(name)?;
-    if !path.is_absolute() {
-        return Err(Status::invalid_argument("file: the path must be absolute"));
-    }
+    let path = absolute("file", path)?;
+    let projector = projector
+        .map(|path| absolute("projector", path))
+        .transpose()?;
     let (tell, progress) = mpsc::channel(PROGRESS_DEPTH);
     let desk = desk.clone();
     let work = tokio::task::spawn_blocking(move || {
-        // The file's name only: where it lies on this machine is nobody else's business.
-        let source = vec![format!(
-            "file:{}",
-            path.file_name().unwrap_or_default().display()
-        )];
+        // The files' names only: where they lie on this machine is nobody else's business.
+        let files = [Some(&path), projector.as_ref()].into_iter().flatten();
+        let source = files
+            .map(|path| format!("file:{}", path.file_name().unwrap_or_default().display()))
+            .collect();
         let mut bar = |done, total| reading(&tell, done, total);
+        let staged = desk.importer.stage(&path, source, &mut bar);
+        let mut staged = staged.map_err(import_failed)?;
+        if let Some(projector) = &projector {
+            let added = desk
+                .importer
+                .add_projector(&mut staged, projector, &mut bar);
+            added.map_err(import_failed)?;
+        }
         match signer {
             None => {
                 let signer = Signer::Device(desk.device.clone());
-                let report =
-                    desk.importer
-                        .import(&path, &name, source, &signer, now_ms(), &mut bar);
+                let report = desk.importer.vouch(staged, &name, &signer, None, now_ms());
                 report.map(done).map_err(import_failed)
             }
             Some(signer) => {
-                let mut staged = desk
-                    .importer
-                    .stage(&path, source, &mut bar)
-                    .map_err(import_failed)?;
                 staged.body.name = name.to_string();
                 adopt_or_sign(&desk, staged, name, signer)
             }
         }
     });
     Ok((work, progress))
+}
+
+fn absolute(field: &str, path: String) -> Result<PathBuf, Status> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        let why = format!("{field}: the path must be absolute");
+        Err(Status::invalid_argument(why))
+    }
 }
 
 fn stage_pull(
@@ -176,7 +190,12 @@ fn stage_pull(
             let staged = desk
                 .importer
                 .stage_blob(&held.weights(), &name.to_string(), vec![source]);
-            adopt_or_sign(&desk, staged.map_err(import_failed)?, name, signer)
+            let mut staged = staged.map_err(import_failed)?;
+            if let Some(projector) = held.parts().projector {
+                let added = desk.importer.add_projector_blob(&mut staged, &projector);
+                added.map_err(import_failed)?;
+            }
+            adopt_or_sign(&desk, staged, name, signer)
         })
         .await
     });

@@ -9,16 +9,20 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use super::body::elements;
+use super::images::{Address, Given, Sent, Source};
 
 /// Most parts of one message.
 pub(super) const MAX_PARTS: usize = 1_024;
 
-/// A message's text, from a string or from a list of parts.
+/// A message's text and images, from a string or from a list of parts.
 #[derive(Default)]
 pub(super) struct Content {
     pub(super) text: String,
-    /// The type of the first part that is not text.
+    /// The images, in the order of their places in the text.
+    pub(super) images: Vec<Sent>,
+    /// The type of the first part that is neither.
     pub(super) other: Option<String>,
+    after_image: bool,
 }
 
 #[derive(Deserialize)]
@@ -27,16 +31,39 @@ struct Part {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
+    image_url: Option<Address>,
+    source: Option<Source>,
+}
+
+impl Part {
+    /// The image it is, as OpenAI's or as Anthropic's clients send one.
+    fn image(&mut self) -> Option<Given> {
+        match self.kind.as_str() {
+            "image_url" | "input_image" => {
+                let address = self.image_url.take()?;
+                Some(Given::Address(address.text()))
+            }
+            "image" => self.source.take()?.given(),
+            _ => None,
+        }
+    }
 }
 
 impl Content {
-    /// Text parts are lines of one text, as llama.cpp's server and vLLM join them.
-    fn add(&mut self, part: Part, first: bool) {
+    /// Text parts are lines of one text, as llama.cpp's server and vLLM join them. Around an image no line begins.
+    fn add(&mut self, mut part: Part, first: bool) {
+        if let Some(what) = part.image() {
+            let at = self.text.len();
+            self.images.push(Sent { at, what });
+            self.after_image = true;
+            return;
+        }
         match (part.kind.as_str(), part.text) {
             ("text" | "input_text" | "output_text", Some(text)) => {
-                if !first {
+                if !first && !self.after_image {
                     self.text.push('\n');
                 }
+                self.after_image = false;
                 self.text.push_str(&text);
             }
             _ => self.other = self.other.take().or(Some(part.kind)),
@@ -66,7 +93,7 @@ impl<'de> Visitor<'de> for TextOrParts {
     fn visit_str<E: Error>(self, text: &str) -> Result<Content, E> {
         Ok(Content {
             text: text.to_owned(),
-            other: None,
+            ..Content::default()
         })
     }
 

@@ -19,6 +19,7 @@ mod error;
 mod guard;
 mod health;
 mod hearing;
+mod images;
 mod job;
 pub mod keys;
 mod lists;

@@ -16,6 +16,7 @@ use substrate_record::{
 
 use super::modelfile;
 use super::names::{ModelName, NameError, distance};
+use super::parts::Parts;
 use super::recipe::Recipe;
 use crate::keys::DeviceKey;
 use crate::store::tables::{MODELS, key};
@@ -77,6 +78,11 @@ impl Held {
     /// SHA-256 of the weights (of the first file, if there are several).
     pub fn weights(&self) -> ContentHash {
         weights_of(self.entry.body()).unwrap_or_else(|| ContentHash::of(b""))
+    }
+
+    /// What a worker of it is given.
+    pub fn parts(&self) -> Parts {
+        Parts::of(self.entry.body()).unwrap_or_else(|| self.weights().into())
     }
 
     /// Bytes of all files.

@@ -26,6 +26,9 @@ const MAX_WORD: usize = 64;
 /// The longest licence text kept in a record.
 const MAX_LICENCE: usize = 256;
 
+/// What the header of a projector names as its architecture.
+const PROJECTOR: &str = "clip";
+
 /// The longest template kept beside the record. Real ones reach 12 KiB.
 const MAX_TEMPLATE: usize = 256 * 1024;
 
@@ -192,6 +195,59 @@ impl Importer {
         self.vouch(staged, name, signer, None, now_ms)
     }
 
+    /// Takes in the projector of a staged model: a GGUF file of its own, as llama.cpp's `mmproj` files are.
+    ///
+    /// # Errors
+    /// It is no projector, or the disk's.
+    pub fn add_projector(
+        &self,
+        staged: &mut Staged,
+        file: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), ImportError> {
+        let imported = self.blobs.import(file, None, progress)?;
+        self.inspect_projector(staged, &imported.digest, file)
+    }
+
+    /// As [`Self::add_projector`], of a blob that is here already.
+    pub fn add_projector_blob(
+        &self,
+        staged: &mut Staged,
+        digest: &ContentHash,
+    ) -> Result<(), ImportError> {
+        if !self.blobs.has(digest) {
+            return Err(BlobError::Absent(*digest).into());
+        }
+        self.inspect_projector(staged, digest, &self.blobs.path(digest))
+    }
+
+    /// Whether it fits the model is found out when both are loaded: the widths of projectors are not told alike.
+    fn inspect_projector(
+        &self,
+        staged: &mut Staged,
+        digest: &ContentHash,
+        file: &Path,
+    ) -> Result<(), ImportError> {
+        let (facts, size) = self.looked_at(digest, file)?;
+        if facts.arch != PROJECTOR {
+            let why = format!(
+                "it is a model of architecture {}, and no projector",
+                facts.arch
+            );
+            return Err(ImportError::Refused {
+                file: file.to_path_buf(),
+                why,
+                quarantined: None,
+            });
+        }
+        staged.body.files.push(ModelFile {
+            role: FileRole::Projector,
+            sha256: *digest,
+            size,
+        });
+        Ok(())
+    }
+
     /// Takes in a file and inspects it. Between this and [`Self::finish`] a person may sign; the draft
     /// bears the file's own name until its signer gives another.
     pub fn stage(
@@ -288,16 +344,16 @@ impl Importer {
         name: &str,
         sources: Vec<String>,
     ) -> Result<Staged, ImportError> {
-        let size = self.blobs.size(digest).ok_or(BlobError::Absent(*digest))?;
-        let inspected = self
-            .inspect
-            .inspect(&self.blobs.path(digest))
-            .and_then(|facts| plausible(facts, size));
-        let facts = match inspected {
-            Ok(facts) => facts,
-            Err(InspectError::BadModel(why)) => return Err(self.refuse(digest, file, why)),
-            Err(unavailable) => return Err(ImportError::Inspect(unavailable)),
-        };
+        let (facts, size) = self.looked_at(digest, file)?;
+        if facts.arch == PROJECTOR {
+            return Err(ImportError::Refused {
+                file: file.to_path_buf(),
+                why:
+                    "it is a projector, which a model is imported with (--projector), and no model"
+                        .to_owned(),
+                quarantined: None,
+            });
+        }
         let body = entry_body(&facts, name, sources, *digest, size);
         Ok(Staged {
             digest: *digest,
@@ -306,6 +362,24 @@ impl Importer {
             body,
             how,
         })
+    }
+
+    /// What the inspection finds in a blob, and its size.
+    fn looked_at(
+        &self,
+        digest: &ContentHash,
+        file: &Path,
+    ) -> Result<(ModelFacts, u64), ImportError> {
+        let size = self.blobs.size(digest).ok_or(BlobError::Absent(*digest))?;
+        let inspected = self
+            .inspect
+            .inspect(&self.blobs.path(digest))
+            .and_then(|facts| plausible(facts, size));
+        match inspected {
+            Ok(facts) => Ok((facts, size)),
+            Err(InspectError::BadModel(why)) => Err(self.refuse(digest, file, why)),
+            Err(unavailable) => Err(ImportError::Inspect(unavailable)),
+        }
     }
 
     /// Puts our copy where nothing uses it, unless some model that works already needs these very bytes.

@@ -13,6 +13,7 @@ pub mod import;
 pub mod modelfile;
 pub mod names;
 pub mod parameters;
+pub mod parts;
 pub mod pull;
 pub mod purpose;
 pub mod recipe;

@@ -305,10 +305,21 @@ async fn work(
     let remote = hub.resolve(&source).await?;
     let digest =
         transfer::bring(&puller.settings, &hub, importer.blobs(), &remote, &watched).await?;
+    let mut sources = vec![remote.source.clone()];
+    let projector = match &remote.projector {
+        Some(remote) => {
+            sources.push(remote.source.clone());
+            let blobs = importer.blobs();
+            Some(transfer::bring(&puller.settings, &hub, blobs, remote, &watched).await?)
+        }
+        None => None,
+    };
     watched.tell("writing manifest");
-    let sources = vec![remote.source.clone()];
     let held = off_loop(move || {
-        let staged = importer.stage_blob(&digest, &name.to_string(), sources)?;
+        let mut staged = importer.stage_blob(&digest, &name.to_string(), sources)?;
+        if let Some(projector) = projector {
+            importer.add_projector_blob(&mut staged, &projector)?;
+        }
         Ok(importer.vouch(staged, &name, &signer, None, now_ms)?.held)
     })
     .await?;

@@ -401,6 +401,7 @@ fn models(scope: Scope) -> Vec<ModelView> {
         modified_ms: 0,
         own,
         nodes,
+        sees: false,
         loaded: own,
         template: None,
     };

@@ -8,6 +8,7 @@ mod clock;
 mod embeddings;
 mod failover;
 mod fit;
+mod images;
 mod link;
 mod load;
 mod long;

@@ -131,7 +131,14 @@ impl Talk<'_> {
     /// Answers one turn. A failed or cancelled turn is forgotten, so that it can be said again.
     async fn answer(&mut self, text: String) -> anyhow::Result<()> {
         let before = self.said.len();
-        self.said.push(turn("user", text));
+        let typed = text.len();
+        match self.run.users_turn(&mut self.client, text, typed).await {
+            Ok(turn) => self.said.push(turn),
+            Err(error) => {
+                crate::cli::story::tell(&error);
+                return Ok(());
+            }
+        }
         let mut messages: Vec<_> = self
             .run
             .system

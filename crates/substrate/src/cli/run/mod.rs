@@ -26,6 +26,7 @@ mod answer;
 pub use answer::finished_json;
 mod conversation;
 mod line;
+mod pictures;
 
 /// Longest piped input: the longest input that a job may have (PROTOCOL.md 4).
 const MAX_PIPED: u64 = 8 * 1024 * 1024;
@@ -35,6 +36,7 @@ const MAX_PIPED: u64 = 8 * 1024 * 1024;
 #[command(
     after_help = "Without a prompt, at a terminal, this starts a conversation: /? shows its commands.\n\
     Piped input is added after the prompt: git diff | substrate run NAME 'Review this:'\n\
+    A path in the prompt, such as ./cat.png, is shown to a model that sees images.\n\
     A daemon is started if none runs."
 )]
 pub struct Run {
@@ -114,6 +116,7 @@ impl Run {
                 .into());
         }
         let prompt = self.prompt.join(" ");
+        let typed = prompt.len();
         let talk = prompt.is_empty() && !session.json && conversation::possible();
         let question = if talk {
             String::new()
@@ -136,7 +139,7 @@ impl Run {
         if talk {
             conversation::converse(session, client, self).await
         } else {
-            self.once(session, client, question).await
+            self.once(session, client, question, typed).await
         }
     }
 
@@ -145,10 +148,11 @@ impl Run {
         session: &Session,
         mut client: Client,
         question: String,
+        typed: usize,
     ) -> anyhow::Result<()> {
         let mut messages = Vec::new();
         messages.extend(self.system.clone().map(|system| turn("system", system)));
-        messages.push(turn("user", question));
+        messages.push(self.users_turn(&mut client, question, typed).await?);
         tokio::select! {
             answer = self.ask(session, &mut client, messages) => drop(answer?),
             // Ending the program closes the stream, which cancels the job.
@@ -177,6 +181,32 @@ impl Run {
             hides_thoughts: self.hidethinking,
         };
         answer::stream(session, client, request, manner).await
+    }
+
+    /// What a person says, with the images whose paths are in its first `typed` bytes, if the model sees any.
+    async fn users_turn(
+        &self,
+        client: &mut Client,
+        text: String,
+        typed: usize,
+    ) -> anyhow::Result<v1::Message> {
+        if !pictures::are_named(&text[..typed.min(text.len())]) {
+            return Ok(turn("user", text));
+        }
+        let model = self.model.clone();
+        let shown = client
+            .show(v1::ShowRequest {
+                model,
+                context: None,
+            })
+            .await;
+        // A model that is not there is told by the job.
+        let sees = shown.is_ok_and(|shown| super::show::sees(shown.get_ref()));
+        if sees {
+            pictures::shown(text, typed)
+        } else {
+            Ok(turn("user", text))
+        }
     }
 
     /// Settles thinking from the model's template, where this machine has it. A model that is not there is told by the job.

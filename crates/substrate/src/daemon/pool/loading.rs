@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_record::ContentHash;
 use substrate_sandbox::launch::Wall;
 use substrate_sandbox::wire::{Failure, Load, ModelFacts, OnGpu, ToWorker};
 use tokio::time::timeout;
@@ -18,9 +17,13 @@ use crate::daemon::engine::{self, Engine, WorkError};
 use crate::daemon::views::memory_of;
 use crate::hardware;
 use crate::models::fit::{self, Estimate, Free, Misfit, Place, Setting};
+use crate::models::parts::Parts;
 
 /// The context tried once more where the owner named none and the usual one does not fit.
 const SMALLER_CONTEXT: u32 = 2048;
+
+/// What a projector takes for each byte of its file: itself, and about as much for one image under way.
+const PER_BYTE_OF_PROJECTOR: u64 = 2;
 
 /// How long a load waits for a job to end before it looks again: an engine may also die.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -38,25 +41,21 @@ pub struct Fit {
 
 impl Pool {
     /// Loads a model whose slot the caller holds.
-    pub(super) async fn load(
-        &self,
-        weights: &ContentHash,
-        slot: &Slot,
-    ) -> Result<Engine, LoadError> {
+    pub(super) async fn load(&self, parts: &Parts, slot: &Slot) -> Result<Engine, LoadError> {
         let under_way = UnderWay::begin(slot);
         let _turn = self.turns.lock().await;
         under_way.enter(Stage::Reading);
-        let facts = self.inspected(weights).await?;
+        let facts = self.inspected(parts).await?;
         under_way.enter(Stage::MakingRoom);
-        let (mut setting, place) = self.make_room(weights, &facts).await?;
+        let (mut setting, place) = self.make_room(parts, &facts).await?;
         under_way.enter(Stage::Loading);
-        let mut loaded = self.load_with(weights, &setting, place).await;
+        let mut loaded = self.load_with(parts, &setting, place).await;
         if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
             && is_out_of_memory(error)
         {
-            tracing::warn!(model = %weights, %error, context = smaller.context, "loading once more with a smaller context");
+            tracing::warn!(model = %parts, %error, context = smaller.context, "loading once more with a smaller context");
             setting = smaller;
-            loaded = self.load_with(weights, &setting, place).await;
+            loaded = self.load_with(parts, &setting, place).await;
         }
         let engine = loaded?;
         let estimate = fit::estimate(&facts.shape, facts.n_vocab, &setting);
@@ -66,11 +65,11 @@ impl Pool {
 
     async fn load_with(
         &self,
-        weights: &ContentHash,
+        parts: &Parts,
         setting: &Setting,
         place: Place,
     ) -> Result<Engine, LoadError> {
-        let worker = self.launch(weights).await?;
+        let worker = self.launch(parts).await?;
         let threads = lock(&self.free).threads();
         let load = Load {
             n_ctx: setting.context,
@@ -80,20 +79,19 @@ impl Pool {
             batch_threads: threads,
             kv: setting.kv,
             flash_attention: setting.flash_attention,
+            projector: parts.projector.is_some(),
             gpu: on_gpu(place),
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
-        tracing::info!(model = %weights, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
+        tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
         Ok(engine)
     }
 
-    async fn launch(
-        &self,
-        weights: &ContentHash,
-    ) -> Result<substrate_sandbox::launch::Worker, LoadError> {
-        self.check(weights).await?;
-        let spec = self.spec(self.blobs.path(weights));
+    async fn launch(&self, parts: &Parts) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+        self.check(parts).await?;
+        let projector = parts.projector.map(|digest| self.blobs.path(&digest));
+        let spec = self.spec(self.blobs.path(&parts.weights), projector);
         let spec = spec.map_err(|error| LoadError::Wall(error.to_string()))?;
         blocking(move || Wall::spawn(spec))
             .await
@@ -101,16 +99,20 @@ impl Pool {
     }
 
     /// What the file's header says, read behind the wall once for each model that has a name here.
-    async fn inspected(&self, weights: &ContentHash) -> Result<Arc<ModelFacts>, LoadError> {
-        if let Some(known) = lock(&self.inspected).get(weights) {
+    async fn inspected(&self, parts: &Parts) -> Result<Arc<ModelFacts>, LoadError> {
+        if let Some(known) = lock(&self.inspected).get(parts) {
             return Ok(known.clone());
         }
-        let worker = self.launch(weights).await?;
-        let facts = Arc::new(blocking(move || engine::inspect(worker)).await?);
-        let named: Vec<ContentHash> = lock(&self.known).keys().copied().collect();
+        let worker = self.launch(parts).await?;
+        let mut facts = blocking(move || engine::inspect(worker)).await?;
+        let projector = parts.projector.and_then(|digest| self.blobs.size(&digest));
+        let sees = projector.unwrap_or(0).saturating_mul(PER_BYTE_OF_PROJECTOR);
+        facts.shape.rest_bytes = facts.shape.rest_bytes.saturating_add(sees);
+        let facts = Arc::new(facts);
+        let named: Vec<Parts> = lock(&self.known).keys().copied().collect();
         let mut inspected = lock(&self.inspected);
-        inspected.retain(|digest, _| named.contains(digest));
-        inspected.insert(*weights, facts.clone());
+        inspected.retain(|parts, _| named.contains(parts));
+        inspected.insert(*parts, facts.clone());
         Ok(facts)
     }
 
@@ -118,18 +120,18 @@ impl Pool {
     ///
     /// # Errors
     /// Its header could not be read.
-    pub async fn fit(&self, weights: &ContentHash, context: Option<u32>) -> Result<Fit, LoadError> {
-        let facts = self.inspected(weights).await?;
-        let as_loaded = self.loaded_context(weights);
+    pub async fn fit(&self, parts: &Parts, context: Option<u32>) -> Result<Fit, LoadError> {
+        let facts = self.inspected(parts).await?;
+        let as_loaded = self.loaded_context(parts);
         let context = context
             .map(|context| within(context, facts.n_ctx_train))
             .or(as_loaded)
-            .unwrap_or_else(|| self.context_of(weights, facts.n_ctx_train));
+            .unwrap_or_else(|| self.context_of(parts, facts.n_ctx_train));
         let others = self.residents().into_iter();
-        let others: Vec<Resident> = others.filter(|other| other.digest != *weights).collect();
+        let others: Vec<Resident> = others.filter(|other| other.parts != *parts).collect();
         let mut free = self.free_now(&others).await;
         // What the model itself holds now would be its own again.
-        let own = self.engine_of(weights);
+        let own = self.engine_of(parts);
         let own = own.map_or(0, |engine| memory_of(engine.pid()).1);
         free.memory = free.memory.saturating_add(own);
         let setting = self.setting(context);
@@ -144,10 +146,10 @@ impl Pool {
     /// Unloads who must go, and says how and where the model is to be loaded.
     async fn make_room(
         &self,
-        weights: &ContentHash,
+        parts: &Parts,
         facts: &ModelFacts,
     ) -> Result<(Setting, Place), LoadError> {
-        let mut wanted = self.setting(self.context_of(weights, facts.n_ctx_train));
+        let mut wanted = self.setting(self.context_of(parts, facts.n_ctx_train));
         loop {
             let residents = self.residents();
             let free = self.free_now(&residents).await;
@@ -163,16 +165,16 @@ impl Pool {
             match room::next(&residents, most, |freed| place(freed).map(drop)) {
                 // What fits only because others may leave is in memory.
                 Step::Load => return Ok((wanted, place(0).unwrap_or(Place::Cpu))),
-                Step::Unload(digest) => {
-                    tracing::info!(model = %digest, "unloaded to make room");
-                    self.unload(&digest).await;
+                Step::Unload(parts) => {
+                    tracing::info!(model = %parts, "unloaded to make room");
+                    self.unload(&parts).await;
                 }
                 Step::Wait => {
                     let _ = timeout(LOOK_AGAIN, self.released.notified()).await;
                 }
                 Step::Refuse(misfit) => match self.smaller(&wanted) {
                     Some(smaller) => wanted = smaller,
-                    None => return Err(self.no_room(weights, &wanted, misfit, &residents)),
+                    None => return Err(self.no_room(parts, &wanted, misfit, &residents)),
                 },
             }
         }
@@ -228,13 +230,13 @@ impl Pool {
 
     fn residents(&self) -> Vec<Resident> {
         let models = lock(&self.models).clone();
-        let resident = |(digest, slot): (&ContentHash, &Arc<Slot>)| {
+        let resident = |(parts, slot): (&Parts, &Arc<Slot>)| {
             let seen = lock(&slot.seen).clone();
             let engine = seen.engine.filter(Engine::is_alive)?;
             let (resident, own) = memory_of(engine.pid());
             let bytes = seen.estimate.map_or(resident, |estimate| estimate.total());
             Some(Resident {
-                digest: *digest,
+                parts: *parts,
                 busy: seen.busy,
                 stay: seen.keep_alive.unwrap_or(self.settings.keep_alive),
                 idle: seen.last_used.map_or(Duration::ZERO, |at| at.elapsed()),
@@ -246,8 +248,8 @@ impl Pool {
     }
 
     /// Ends an idle worker; one that was taken meanwhile stays.
-    async fn unload(&self, digest: &ContentHash) {
-        let Some(slot) = lock(&self.models).get(digest).cloned() else {
+    async fn unload(&self, parts: &Parts) {
+        let Some(slot) = lock(&self.models).get(parts).cloned() else {
             return;
         };
         let mut held = slot.engine.lock().await;
@@ -261,13 +263,13 @@ impl Pool {
 
     fn no_room(
         &self,
-        weights: &ContentHash,
+        parts: &Parts,
         setting: &Setting,
         misfit: Misfit,
         residents: &[Resident],
     ) -> LoadError {
         LoadError::NoRoom {
-            model: self.name_of(weights),
+            model: self.name_of(parts),
             why: in_words(setting, misfit, &self.busy(residents)),
         }
     }
@@ -275,13 +277,12 @@ impl Pool {
     /// Names of the models that answer.
     fn busy(&self, residents: &[Resident]) -> Vec<String> {
         let busy = residents.iter().filter(|resident| resident.busy > 0);
-        busy.map(|resident| self.name_of(&resident.digest))
-            .collect()
+        busy.map(|resident| self.name_of(&resident.parts)).collect()
     }
 
-    fn name_of(&self, weights: &ContentHash) -> String {
-        let name = lock(&self.known).get(weights).cloned();
-        name.unwrap_or_else(|| weights.to_string())
+    fn name_of(&self, parts: &Parts) -> String {
+        let name = lock(&self.known).get(parts).cloned();
+        name.unwrap_or_else(|| parts.to_string())
     }
 }
 
@@ -373,6 +374,7 @@ mod tests {
     use crate::blobs::Blobs;
     use crate::daemon::pool::Whose;
     use crate::daemon::testing::{no_worker, until};
+    use substrate_record::ContentHash;
     use substrate_sandbox::wire::KvType;
 
     const SETTING: Setting = Setting {
@@ -425,12 +427,12 @@ mod tests {
             let (asker, ended) = (pool.clone(), ended.clone());
             tokio::spawn(async move {
                 let absent = asker
-                    .lease(&ContentHash::from_bytes([n; 32]), Whose::Owners)
+                    .lease(&ContentHash::from_bytes([n; 32]).into(), Whose::Owners)
                     .await;
                 assert!(matches!(absent, Err(LoadError::NoBlob(_))));
                 ended.send(n).await
             });
-            let all_wait = |loading: &[(ContentHash, Loading)]| {
+            let all_wait = |loading: &[(Parts, Loading)]| {
                 loading.len() == usize::from(n)
                     && loading.iter().all(|(_, one)| one.stage == Stage::Waiting)
             };

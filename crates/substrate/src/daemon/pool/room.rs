@@ -5,15 +5,14 @@
 
 use std::time::Duration;
 
-use substrate_record::ContentHash;
-
 use crate::models::fit::Misfit;
+use crate::models::parts::Parts;
 
 /// A model in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
-    /// Its weights.
-    pub digest: ContentHash,
+    /// Its files.
+    pub parts: Parts,
     /// Jobs in it.
     pub busy: u32,
     /// How long it stays when it is idle; `None` = for ever.
@@ -32,7 +31,7 @@ pub enum Step {
     /// There is room.
     Load,
     /// End this one, then look again.
-    Unload(ContentHash),
+    Unload(Parts),
     /// As many models as may be loaded answer: wait for one, then look again.
     Wait,
     /// It does not fit, whoever leaves.
@@ -52,7 +51,7 @@ pub fn next(residents: &[Resident], most: usize, fits: impl Fn(u64) -> Result<()
         return Step::Load;
     }
     match first_to_go(residents) {
-        Some(victim) if victim.busy == 0 => Step::Unload(victim.digest),
+        Some(victim) if victim.busy == 0 => Step::Unload(victim.parts),
         Some(_) if is_full => Step::Wait,
         // Nothing is loaded, so nothing can come back: `fits(0)` holds.
         _ => Step::Load,
@@ -71,13 +70,15 @@ fn first_to_go(residents: &[Resident]) -> Option<Resident> {
 
 #[cfg(test)]
 mod tests {
+    use substrate_record::ContentHash;
+
     use super::*;
 
     const NEEDS: u64 = 100;
 
     fn resident(n: u8, busy: u32, stay: u64) -> Resident {
         Resident {
-            digest: digest(n),
+            parts: digest(n),
             busy,
             stay: Some(Duration::from_secs(stay)),
             idle: Duration::ZERO,
@@ -86,8 +87,8 @@ mod tests {
         }
     }
 
-    fn digest(n: u8) -> ContentHash {
-        ContentHash::from_bytes([n; 32])
+    fn digest(n: u8) -> Parts {
+        ContentHash::from_bytes([n; 32]).into()
     }
 
     /// The step with so much free for a model that needs [`NEEDS`].

@@ -83,6 +83,7 @@ mod tests {
     use crate::blobs::Blobs;
     use crate::daemon::pool::LoadError;
     use crate::daemon::testing::{no_worker, until};
+    use crate::models::parts::Parts;
 
     fn pool() -> (tempfile::TempDir, Pool) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -90,18 +91,21 @@ mod tests {
         (folder, Pool::new(no_worker(), blobs))
     }
 
-    const WEIGHTS: ContentHash = ContentHash::from_bytes([1; 32]);
+    const MODEL: Parts = Parts {
+        weights: ContentHash::from_bytes([1; 32]),
+        projector: None,
+    };
 
     #[tokio::test]
     async fn nothing_is_loaded_for_others_while_the_machine_is_taken() {
         let (_folder, pool) = pool();
         pool.take_back();
-        let others = pool.lease(&WEIGHTS, Whose::Others).await;
+        let others = pool.lease(&MODEL, Whose::Others).await;
         assert!(matches!(others, Err(LoadError::TakenBack)));
-        let owners = pool.lease(&WEIGHTS, Whose::Owners).await;
+        let owners = pool.lease(&MODEL, Whose::Owners).await;
         assert!(matches!(owners, Err(LoadError::NoBlob(_))));
         pool.lend_again();
-        let others = pool.lease(&WEIGHTS, Whose::Others).await;
+        let others = pool.lease(&MODEL, Whose::Others).await;
         assert!(matches!(others, Err(LoadError::NoBlob(_))));
     }
 
@@ -111,8 +115,8 @@ mod tests {
         let turn = pool.turns.lock().await;
         let ask = |n, whose| {
             let pool = pool.clone();
-            let weights = ContentHash::from_bytes([n; 32]);
-            tokio::spawn(async move { pool.lease(&weights, whose).await.map(drop) })
+            let parts = ContentHash::from_bytes([n; 32]).into();
+            tokio::spawn(async move { pool.lease(&parts, whose).await.map(drop) })
         };
         let (others, owners) = (ask(1, Whose::Others), ask(2, Whose::Owners));
         let both_wait = async || (pool.loading().len() == 2).then_some(());
@@ -124,7 +128,7 @@ mod tests {
         drop(turn);
         let owners = owners.await.expect("no panic");
         assert!(matches!(owners, Err(LoadError::NoBlob(_))));
-        let slot = lock(&pool.models).get(&WEIGHTS).cloned().expect("a slot");
+        let slot = lock(&pool.models).get(&MODEL).cloned().expect("a slot");
         assert_eq!(
             lock(&slot.seen).owners,
             0,
@@ -136,12 +140,12 @@ mod tests {
     async fn a_measurement_that_was_cut_off_is_made_again() {
         let (_folder, pool) = pool();
         pool.take_back();
-        assert!(pool.rates(&WEIGHTS, Whose::Others).await.is_err());
-        assert!(pool.needs_measuring(&WEIGHTS));
+        assert!(pool.rates(&MODEL, Whose::Others).await.is_err());
+        assert!(pool.needs_measuring(&MODEL));
         pool.lend_again();
-        assert!(pool.rates(&WEIGHTS, Whose::Others).await.is_err());
+        assert!(pool.rates(&MODEL, Whose::Others).await.is_err());
         assert!(
-            !pool.needs_measuring(&WEIGHTS),
+            !pool.needs_measuring(&MODEL),
             "a model that does not load is not tried for ever"
         );
     }

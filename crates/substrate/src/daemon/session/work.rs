@@ -8,7 +8,7 @@ use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, ContentHash, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
+    Commitment, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
 
@@ -16,6 +16,7 @@ use super::answer::Salts;
 use crate::daemon::engine::{Sequence, WorkError};
 use crate::daemon::pool::{Lease, LoadError, Pool, Whose};
 use crate::door::Overflow;
+use crate::models::parts::Parts;
 
 /// PROTOCOL.md 4: `Prefilled` every 2,048 tokens.
 const PREFILLED_EVERY: u32 = 2048;
@@ -162,7 +163,7 @@ pub async fn prepare(
     pool: Pool,
     requester: NodeId,
     whose: Whose,
-    weights: Option<ContentHash>,
+    parts: Option<Parts>,
     manifest: JobManifest,
     input: Input,
 ) -> Result<Running, StartError> {
@@ -175,13 +176,13 @@ pub async fn prepare(
             no_room: false,
         });
     }
-    let weights = weights.ok_or_else(|| StartError {
+    let parts = parts.ok_or_else(|| StartError {
         why: WorkFailure::ModelUnusable,
         detail: "the entry names no weights".to_owned(),
         overflow: None,
         no_room: false,
     })?;
-    let lease = pool.lease(&weights, whose).await?;
+    let lease = pool.lease(&parts, whose).await?;
     let seed = seed_for_choice(&input.seed, 0);
     let make = |seq| Prepare {
         seq,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
-use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt, Thinking};
+use substrate_sandbox::wire::input::{Image, Input, MAX_LABEL, Message, Prompt, Thinking};
 
 use super::types::{Block, MessagesRequest, ThinkingWish, Tool, ToolChoice, Turn};
 use crate::door::{Ask, Placement};
@@ -14,6 +14,7 @@ use crate::http::content::TextOr;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
+use crate::http::images::{self, Sent, Source};
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::notation::{Called, Offered, raw};
@@ -49,7 +50,8 @@ pub(super) fn messages(request: MessagesRequest, caller: &Caller) -> Result<Plan
     };
     let limit = max_tokens("max_tokens", Some(limit))?;
     let thinking = thinking(request.thinking)?;
-    if let Some(kind) = request.system.other {
+    let image = (!request.system.images.is_empty()).then(|| "image".to_owned());
+    if let Some(kind) = request.system.other.or(image) {
         return Err(not_yet("system".into(), &kind));
     }
     let mut messages = Vec::new();
@@ -157,11 +159,12 @@ impl Block {
             input: None,
             tool_use_id: None,
             content: None,
+            source: None,
         }
     }
 }
 
-/// Texts are lines of one turn; results are turns.
+/// Texts are lines of one turn, with the images between them; results are turns.
 fn users(
     at: usize,
     blocks: Vec<Block>,
@@ -169,19 +172,47 @@ fn users(
     into: &mut Vec<Message>,
 ) -> Result<(), Refusal> {
     let mut said: Option<String> = None;
+    let mut seen: Vec<Image> = Vec::new();
+    let mut after_image = false;
     for (part, block) in blocks.into_iter().enumerate() {
         let place = format!("messages[{at}].content[{part}]");
         match block.kind.as_str() {
-            "text" => join(&mut said, block.text.unwrap_or_default()),
+            "text" => {
+                let text = block.text.unwrap_or_default();
+                match &mut said {
+                    Some(said) if after_image => said.push_str(&text),
+                    _ => join(&mut said, text),
+                }
+                after_image = false;
+            }
+            "image" => {
+                let Some(what) = block.source.and_then(Source::given) else {
+                    let why = format!("{place}.source must have data (base64)");
+                    return Err(Refusal::invalid(place, why));
+                };
+                let at = said.get_or_insert_default().len();
+                seen.extend(images::all(vec![Sent { at, what }], &place)?);
+                after_image = true;
+            }
             "tool_result" => {
-                into.extend(said.take().map(|text| Message::new("user", text)));
+                into.extend(users_turn(&mut said, &mut seen));
                 into.push(result(place, block, called)?);
+                after_image = false;
             }
             kind => return Err(not_yet(place, kind)),
         }
     }
-    into.extend(said.map(|text| Message::new("user", text)));
+    into.extend(users_turn(&mut said, &mut seen));
     Ok(())
+}
+
+/// What was said and shown so far, if anything was.
+fn users_turn(said: &mut Option<String>, seen: &mut Vec<Image>) -> Option<Message> {
+    let text = said.take()?;
+    Some(Message {
+        images: std::mem::take(seen),
+        ..Message::new("user", text)
+    })
 }
 
 fn result(
@@ -197,6 +228,7 @@ fn result(
     Ok(Message {
         name: called.get(&id).cloned(),
         tool_call_id: Some(id),
+        images: images::all(content.images, &format!("{place}.content"))?,
         ..Message::new("tool", content.text)
     })
 }

@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::http::body;
 use crate::http::error::Shape;
-use crate::http::tests::{caller, describe};
+use crate::http::tests::{DOT, caller, describe};
 
 fn told(json: &str) -> String {
     let plan = body::parse(json.as_bytes()).and_then(|request| messages(request, &caller()));
@@ -119,7 +119,7 @@ fn what_cannot_be_right_is_refused_by_name() {
         {"message":"messages must not be empty","type":"invalid_request_error"}
         {"message":"role 'system' is not one of user, assistant","type":"invalid_request_error"}
         {"message":"an answer that the client begins (the last turn is the assistant's) is not there yet","type":"invalid_request_error"}
-        {"message":"messages[0].content[0]: a content block of type 'image' is not there yet","type":"invalid_request_error"}
+        {"message":"the image cannot be used: it is neither PNG, JPEG nor GIF","type":"invalid_request_error"}
         {"message":"messages[0].content[0].tool_use_id is required","type":"invalid_request_error"}
         {"message":"messages[0].content[0].content: a content block of type 'image' is not there yet","type":"invalid_request_error"}
         {"message":"messages[0].content: invalid type: integer `7`, expected a string or a list of at most 1024 parts at line 1 column 66","type":"invalid_request_error"}
@@ -132,4 +132,25 @@ fn what_cannot_be_right_is_refused_by_name() {
         {"message":"tool_choice asks for a call, and there are no tools","type":"invalid_request_error"}
         {"message":"every stop string must have 1 to 1024 bytes, not 0","type":"invalid_request_error"}
     "#]].assert_eq(&bad.collect::<String>());
+}
+
+#[test]
+fn images_stand_where_they_were_in_turns_and_in_results() {
+    let image = format!(
+        r#"{{"type":"image","source":{{"type":"base64","media_type":"image/gif","data":"{DOT}"}}}}"#
+    );
+    let result = format!(r#"{{"type":"tool_result","tool_use_id":"t","content":[{image}]}}"#);
+    let told = told(&format!(
+        r#"{{"model":"m","max_tokens":5,"messages":[{{"role":"user","content":[{{"type":"text","text":"a"}},{image},{{"type":"text","text":"b"}},{result},{image}]}}]}}"#
+    ));
+    let said: Vec<&str> = told.lines().skip(4).collect();
+    assert_eq!(
+        said,
+        [
+            r#"user: "ab" image@1=42"#,
+            r#"tool: "" answers=t image@0=42"#,
+            r#"user: "" image@0=42"#,
+        ],
+        "{told}"
+    );
 }

@@ -9,6 +9,7 @@ use substrate_sandbox::wire::input::MAX_MESSAGES;
 
 use crate::http::body::{Texts, at_most};
 use crate::http::content::{Content, MAX_PARTS, TextOr};
+use crate::http::images::Source;
 
 /// Tools of one request, as OpenAI's limit is.
 const MAX_TOOLS: usize = 128;
@@ -59,6 +60,8 @@ pub(super) struct Block {
     /// Of a call's result.
     pub(super) tool_use_id: Option<String>,
     pub(super) content: Option<Content>,
+    /// Of an image.
+    pub(super) source: Option<Source>,
 }
 
 /// A tool that may be called.

@@ -3,7 +3,7 @@
 //! A request without a prompt asks for no job: it loads the model, or with `keep_alive` 0 unloads it.
 
 use serde_json::value::RawValue;
-use substrate_sandbox::wire::input::{Input, MAX_LABEL, Message, Prompt, Thinking};
+use substrate_sandbox::wire::input::{Image, Input, MAX_LABEL, Message, Prompt, Thinking};
 
 use super::types::{ChatMessage, ChatRequest, GenerateRequest, KeepAlive, Options, asked_model};
 use crate::door::{Ask, Placement};
@@ -11,6 +11,7 @@ use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
+use crate::http::images::{self, Given, Sent};
 use crate::http::job::DEADLINE_MS;
 use crate::http::sampling::{self, ANY_OBJECT, Usual, Wishes, max_tokens, stops, top_logprobs};
 use crate::http::tools::Tools;
@@ -125,10 +126,7 @@ fn thinking(think: Option<&RawValue>) -> Result<Option<Thinking>, Refusal> {
 pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan, Refusal> {
     let model = asked_model(request.model, request.name)?;
     let thinking = thinking(request.think.as_deref())?;
-    refuse_not_yet(&[
-        ("context", &request.context, &["null", "[]"]),
-        ("images", &request.images, &["null", "[]"]),
-    ])?;
+    refuse_not_yet(&[("context", &request.context, &["null", "[]"])])?;
     if request.suffix.is_some_and(|text| !text.is_empty()) {
         return Err(Refusal::not_yet("suffix", "suffix"));
     }
@@ -142,12 +140,19 @@ pub(super) fn generate(request: GenerateRequest, caller: &Caller) -> Result<Plan
     if prompt.is_empty() {
         return Ok(without_prompt(model, request.keep_alive, stream));
     }
+    let images = shown(request.images, "images")?;
     let prompt = match request.raw.unwrap_or(false) {
+        true if !images.is_empty() => {
+            return Err(Refusal::not_yet("images", "an image in raw text"));
+        }
         true => Prompt::Text {
             text: prompt,
             special: true,
         },
-        false => Prompt::Chat(conversation(request.system.unwrap_or_default(), prompt)),
+        false => {
+            let system = request.system.unwrap_or_default();
+            Prompt::Chat(conversation(system, prompt, images))
+        }
     };
     let mut input = Input::from_prompt(prompt);
     // Raw text goes through no template.
@@ -198,14 +203,22 @@ fn refuse_not_yet(fields: &[Unused<'_>]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn conversation(system: String, prompt: String) -> Vec<Message> {
-    let said = |role: &str, content| Message {
-        role: role.into(),
-        content,
-        ..Message::default()
+fn conversation(system: String, prompt: String, images: Vec<Image>) -> Vec<Message> {
+    let system = (!system.is_empty()).then(|| Message::new("system", system));
+    let user = Message {
+        images,
+        ..Message::new("user", prompt)
     };
-    let system = (!system.is_empty()).then(|| said("system", system));
-    system.into_iter().chain([said("user", prompt)]).collect()
+    system.into_iter().chain([user]).collect()
+}
+
+/// Images come before what is said of them, as Ollama puts them.
+fn shown(images: Vec<String>, place: &str) -> Result<Vec<Image>, Refusal> {
+    let sent = images.into_iter().map(|text| Sent {
+        at: 0,
+        what: Given::Base64(text),
+    });
+    images::all(sent.collect(), place)
 }
 
 fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
@@ -216,9 +229,6 @@ fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
             clipped(&message.role)
         );
         return Err(Refusal::invalid(format!("messages[{at}].role"), why));
-    }
-    if message.images.as_deref().and_then(non_empty_list).is_some() {
-        return Err(Refusal::not_yet(format!("messages[{at}].images"), "images"));
     }
     for (field, label) in [
         ("tool_name", &message.tool_name),
@@ -231,6 +241,7 @@ fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
     }
     Ok(Message {
         role,
+        images: shown(message.images, &format!("messages[{at}].images"))?,
         content: message.content.unwrap_or_default(),
         name: message.tool_name,
         tool_calls: message.tool_calls.as_deref().and_then(non_empty_list),

@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::http::body;
 use crate::http::error::Shape;
-use crate::http::tests::{caller, describe};
+use crate::http::tests::{DOT, caller, describe};
 
 fn told(plan: Result<Plan, Refusal>) -> String {
     match plan {
@@ -172,7 +172,7 @@ fn what_cannot_be_right_is_refused_by_name() {
             {"error":"think must be true, false, \"low\", \"medium\", \"high\" or \"max\""}
             {"error":"think must be true, false, \"low\", \"medium\", \"high\" or \"max\""}
             {"error":"top_logprobs must be between 0 and 20, not 21"}
-            {"error":"images is not there yet"}
+            {"error":"the image cannot be used: it is neither PNG, JPEG nor GIF"}
             {"error":"suffix is not there yet"}
             {"error":"the template is one of Go's, as Ollama writes them, and those are not run here: write it in Jinja, as `tokenizer.chat_template` of GGUF files is, or leave it out to use the file's own"}
             {"error":"context is not there yet"}
@@ -191,9 +191,33 @@ fn what_cannot_be_right_is_refused_by_name() {
         expect![[r#"
             {"error":"model is required"}
             {"error":"role 'robot' is not one of system, user, assistant, tool"}
-            {"error":"images is not there yet"}
+            {"error":"the image cannot be used: it is neither PNG, JPEG nor GIF"}
             {"error":"messages[0].content: invalid type: sequence, expected a string at line 1 column 50"}
             {"error":"a tool needs a function"}
         "#]],
     );
+}
+
+#[test]
+fn images_come_before_what_is_said_of_them() {
+    let chat = chat_told(&format!(
+        r#"{{"model":"m","messages":[{{"role":"user","content":"hi","images":["{DOT}","{DOT}"]}}]}}"#
+    ));
+    assert!(
+        chat.contains(r#"user: "hi" image@0=42 image@0=42"#),
+        "{chat}"
+    );
+    let one = format!(r#"{{"model":"m","prompt":"hi","images":["{DOT}"]"#);
+    let generate = generate_told(&format!("{one}}}"));
+    assert!(generate.contains(r#"user: "hi" image@0=42"#), "{generate}");
+    let raw = generate_told(&format!(r#"{one},"raw":true}}"#));
+    assert!(
+        raw.contains("an image in raw text is not there yet"),
+        "{raw}"
+    );
+    let many = vec![format!("\"{DOT}\""); 17].join(",");
+    let many = generate_told(&format!(
+        r#"{{"model":"m","prompt":"hi","images":[{many}]}}"#
+    ));
+    assert!(many.contains("more than 16 elements"), "{many}");
 }

@@ -16,8 +16,8 @@ use crate::http::guard::Caller;
 use crate::http::names::rfc3339_ms;
 use crate::http::{Shared, body, lists};
 use crate::models::parameters::Parameters;
-use crate::models::purpose::capability;
 use crate::models::recipe::{Recipe, Turn};
+use crate::thoughts;
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -94,7 +94,7 @@ fn told(view: ModelView, details: Details) -> Shown {
     }
     let mut capabilities = details.capabilities;
     if capabilities.is_empty() {
-        capabilities.push(capability(&view.arch).to_owned());
+        capabilities = thoughts::capabilities(&view.arch, "", view.sees);
     }
     Shown {
         license: licences.collect::<Vec<_>>().join("\n\n"),

@@ -83,7 +83,11 @@ impl From<ModelView> for Tag {
             modified_at: rfc3339_ms(view.modified_ms),
             size: view.size,
             digest: view.digest.to_string(),
-            capabilities: capabilities(&view.arch, view.template.as_deref().unwrap_or_default()),
+            capabilities: capabilities(
+                &view.arch,
+                view.template.as_deref().unwrap_or_default(),
+                view.sees,
+            ),
             substrate: Where {
                 own: view.own,
                 loaded: view.loaded,

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
+use substrate_sandbox::wire::image::MAX_IMAGES;
 use substrate_sandbox::wire::input::MAX_MESSAGES;
 
 use crate::http::body::{Texts, at_most};
@@ -42,7 +43,8 @@ pub(super) struct GenerateRequest {
     pub(super) template: Option<String>,
     pub(super) raw: Option<bool>,
     pub(super) context: Option<Box<RawValue>>,
-    pub(super) images: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_IMAGES>")]
+    pub(super) images: Vec<String>,
     pub(super) format: Option<Box<RawValue>>,
     pub(super) think: Option<Box<RawValue>>,
     pub(super) options: Option<Options>,
@@ -59,7 +61,8 @@ pub(super) struct ChatMessage {
     pub(super) role: String,
     pub(super) content: Option<String>,
     pub(super) thinking: Option<String>,
-    pub(super) images: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_IMAGES>")]
+    pub(super) images: Vec<String>,
     pub(super) tool_calls: Option<Box<RawValue>>,
     pub(super) tool_name: Option<String>,
     pub(super) tool_call_id: Option<String>,

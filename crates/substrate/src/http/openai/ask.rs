@@ -12,6 +12,7 @@ use crate::http::body::non_empty_list;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
+use crate::http::images;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::sampling::{
@@ -299,8 +300,10 @@ fn turn(at: usize, message: ChatMessage) -> Result<Message, Refusal> {
             return Err(Refusal::invalid(format!("messages[{at}].{field}"), why));
         }
     }
+    let place = format!("messages[{at}].content");
     Ok(Message {
         role,
+        images: images::all(message.content.images, &place)?,
         content: message.content.text,
         name: message.name,
         tool_calls: message.tool_calls.as_deref().and_then(non_empty_list),

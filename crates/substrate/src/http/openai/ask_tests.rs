@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::http::body;
 use crate::http::error::Shape;
-use crate::http::tests::{caller, describe};
+use crate::http::tests::{DOT, caller, describe};
 
 fn told(plan: Result<Plan, Refusal>) -> String {
     match plan {
@@ -223,7 +223,7 @@ fn bad_messages_are_refused_by_place() {
         {"code":"invalid_value","message":"role 'robot' is not one of system, developer, user, assistant, tool","param":"messages[1].role","type":"invalid_request_error"}
         {"code":"invalid_request","message":"messages[0]: missing field `role` at line 1 column 41","param":"messages[0]","type":"invalid_request_error"}
         {"code":"invalid_request","message":"messages[0].content: invalid type: integer `7`, expected a string or a list of content parts at line 1 column 51","param":"messages[0].content","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"a content part of type 'image_url' is not there yet","param":"messages[0].content","type":"invalid_request_error"}
+        {"code":"invalid_value","message":"an image must be a data: URI with base64 in it, not 'x'","param":"messages[0].content","type":"invalid_request_error"}
     "#]].assert_eq(&told);
 }
 
@@ -310,3 +310,26 @@ const FIELDS: [&str; 18] = [
     "stream_options",
     "best_of",
 ];
+
+#[test]
+fn images_stand_where_they_were_among_the_text() {
+    let image = format!(
+        r#"{{"type":"image_url","image_url":{{"url":"data:image/gif;base64,{DOT}","detail":"low"}}}}"#
+    );
+    let content = format!(
+        r#"[{{"type":"text","text":"a"}},{{"type":"text","text":"b"}},{image},{{"type":"text","text":"c"}},{{"type":"text","text":"d"}},{image}]"#
+    );
+    let told = chat_told(&format!(
+        r#"{{"model":"m","messages":[{{"role":"user","content":{content}}}]}}"#
+    ));
+    let said = told.lines().last();
+    assert_eq!(
+        said,
+        Some(r#"user: "a\nbc\nd" image@3=42 image@6=42"#),
+        "{told}"
+    );
+    let web = chat_told(
+        r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":"https://example.org/a.png"}]}]}"#,
+    );
+    assert!(web.contains("not fetched from the web"), "{web}");
+}

@@ -166,9 +166,15 @@ pub(super) fn describe(ask: &Ask) -> String {
                         .as_ref()
                         .map_or(String::new(), |value| format!(" {what}={value}"));
                 }
+                for image in &m.images {
+                    out += &format!(" image@{}={}", image.at, image.bytes.len());
+                }
                 out.push('\n');
             }
         }
     }
     out
 }
+
+/// The smallest GIF, in base64: one point.
+pub(crate) const DOT: &str = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";

@@ -24,6 +24,7 @@ pub(crate) fn models() -> Vec<ModelView> {
         own,
         nodes: vec![node(7)],
         loaded: own,
+        sees: false,
         template: None,
     };
     vec![view("tiny:1", true), view("hf.co/far/away:Q4_1", false)]

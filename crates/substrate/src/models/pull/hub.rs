@@ -31,6 +31,8 @@ pub(super) struct Remote {
     pub size: u64,
     /// For the entry: `hf:USER/REPO@COMMIT/FILE`.
     pub source: String,
+    /// The projector beside it, if the repository has one.
+    pub projector: Option<Box<Remote>>,
 }
 
 /// A connection pool to one hub.
@@ -82,17 +84,32 @@ impl Hub {
                 .collect(),
         })?;
         let revision = listing.commit().unwrap_or("main");
+        let projector = match listing.projector() {
+            Some(file) => Some(Box::new(self.remote(&repo, revision, file, None).await?)),
+            None => None,
+        };
+        self.remote(&repo, revision, file, projector).await
+    }
+
+    async fn remote(
+        &self,
+        repo: &str,
+        revision: &str,
+        file: &str,
+        projector: Option<Box<Remote>>,
+    ) -> Result<Remote, PullError> {
         let url = format!(
             "{}/{repo}/resolve/{revision}/{}",
             self.endpoint,
             escape(file)
         );
-        let (digest, size) = self.head(&url, &repo).await?;
+        let (digest, size) = self.head(&url, repo).await?;
         Ok(Remote {
             url,
             digest,
             size,
             source: format!("hf:{repo}@{revision}/{file}"),
+            projector,
         })
     }
 

@@ -11,9 +11,9 @@ use tokio::time::sleep_until;
 use super::{InputCommitment, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
 use crate::daemon::pool::Whose;
-use crate::daemon::session::closing;
 use crate::daemon::session::output::Rows;
 use crate::daemon::session::work::{self, Running};
+use crate::models::parts::Parts;
 
 /// When to ask again a node that stopped a job before it began: its reasons last longer than a moment.
 const RETRY_LATER_MS: u64 = 5_000;
@@ -209,7 +209,7 @@ impl Session {
         let pool = self.context.pool.clone();
         let manifest = self.manifest.body().clone();
         self.rows = (manifest.kind == JobKind::Embed).then(|| Rows::new(&input.salts.output));
-        let weights = closing::weights(&entry);
+        let parts = Parts::of(entry.body());
         self.entry = Some(entry);
         let whose = if self.is_own() {
             Whose::Owners
@@ -220,7 +220,7 @@ impl Session {
             pool,
             self.attempt.peer,
             whose,
-            weights,
+            parts,
             manifest,
             input,
         )));

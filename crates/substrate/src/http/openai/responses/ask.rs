@@ -16,6 +16,7 @@ use crate::http::content::TextOr;
 use crate::http::error::{Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::hearing::Hearing;
+use crate::http::images;
 use crate::http::job::DEADLINE_MS;
 use crate::http::names::model_name;
 use crate::http::notation::{Called, Offered, raw};
@@ -211,7 +212,10 @@ fn message(place: String, item: Item) -> Result<Message, Refusal> {
         let what = format!("a content part of type '{}'", clipped(&kind));
         return Err(Refusal::not_yet(format!("{place}.content"), &what));
     }
-    Ok(Message::new(role, item.content.text))
+    Ok(Message {
+        images: images::all(item.content.images, &format!("{place}.content"))?,
+        ..Message::new(role, item.content.text)
+    })
 }
 
 fn output(place: String, item: Item, names: &BTreeMap<String, String>) -> Result<Message, Refusal> {
@@ -223,6 +227,7 @@ fn output(place: String, item: Item, names: &BTreeMap<String, String>) -> Result
     Ok(Message {
         name: names.get(&id).cloned(),
         tool_call_id: Some(id),
+        images: images::all(item.output.images, &format!("{place}.output"))?,
         ..Message::new("tool", item.output.text)
     })
 }

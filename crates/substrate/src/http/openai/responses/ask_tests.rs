@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::http::body;
 use crate::http::error::Shape;
-use crate::http::tests::{caller, describe};
+use crate::http::tests::{DOT, caller, describe};
 
 fn told(json: &str) -> String {
     let plan = body::parse(json.as_bytes()).and_then(|request| responses(request, &caller()));
@@ -133,7 +133,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         {"code":"invalid_value","message":"input must be a string or a list of items, and not empty","param":"input","type":"invalid_request_error"}
         {"code":"invalid_request","message":"input: invalid type: integer `7`, expected a string or a list of at most 4096 parts at line 1 column 22","param":"input","type":"invalid_request_error"}
         {"code":"invalid_value","message":"role 'robot' is not one of system, developer, user, assistant","param":"input[0].role","type":"invalid_request_error"}
-        {"code":"not_implemented","message":"a content part of type 'input_image' is not there yet","param":"input[0].content","type":"invalid_request_error"}
+        {"code":"invalid_value","message":"an image must be a data: URI with base64 in it, not 'x'","param":"input[0].content","type":"invalid_request_error"}
         {"code":"invalid_value","message":"input[0]: no item is stored: send it instead of its id","param":"input[0]","type":"invalid_request_error"}
         {"code":"not_implemented","message":"an item of type 'web_search_call' is not there yet","param":"input[0]","type":"invalid_request_error"}
         {"code":"invalid_value","message":"input[0].call_id is required","param":"input[0].call_id","type":"invalid_request_error"}
@@ -152,4 +152,12 @@ fn what_cannot_be_done_is_refused_by_name() {
         {"code":"not_implemented","message":"a tool_choice of type 'allowed_tools' is not there yet","param":"tool_choice","type":"invalid_request_error"}
         {"code":"invalid_value","message":"tool_choice asks for a call, and there are no tools","param":"tool_choice","type":"invalid_request_error"}
     "#]].assert_eq(&bad.collect::<String>());
+}
+
+#[test]
+fn images_stand_where_they_were_among_the_text() {
+    let told = told(&format!(
+        r#"{{"model":"m","input":[{{"role":"user","content":[{{"type":"input_text","text":"a"}},{{"type":"input_image","image_url":"data:image/gif;base64,{DOT}"}}]}}]}}"#
+    ));
+    assert!(told.contains(r#"user: "a" image@1=42"#), "{told}");
 }

@@ -8,6 +8,10 @@ use serde::Deserialize;
 /// What `latest` means, in order, as Ollama chooses.
 const PREFERRED: [&str; 4] = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q8_0"];
 
+/// Which projector is taken where there are several, in order, as llama.cpp's users are told to: what sees is small, and
+/// suffers from being made smaller.
+const PREFERRED_PROJECTORS: [&str; 4] = ["F16", "Q8_0", "BF16", "F32"];
+
 /// The longest name of a commit: a SHA-256 in hexadecimal digits.
 const MAX_COMMIT: usize = 64;
 
@@ -57,6 +61,25 @@ impl Listing {
             None => PREFERRED.into_iter().find_map(of).or_else(|| models.next()),
         }
     }
+
+    /// The projector of the repository's models, if there is one.
+    pub fn projector(&self) -> Option<&str> {
+        let mut projectors = self.files().filter(|file| is_projector(file));
+        let of = |quant: &str| {
+            self.files()
+                .find(|file| is_projector(file) && bears(file, quant))
+        };
+        PREFERRED_PROJECTORS
+            .into_iter()
+            .find_map(of)
+            .or_else(|| projectors.next())
+    }
+}
+
+/// Whether a file is a projector, by the name that llama.cpp's converter gives it.
+pub fn is_projector(file: &str) -> bool {
+    let lower = file.to_ascii_lowercase();
+    lower.ends_with(".gguf") && lower.contains("mmproj")
 }
 
 /// Whether a file is a whole model.
@@ -122,6 +145,15 @@ mod tests {
         assert_eq!(of(Some("F16")), None, "a split model is not one file");
         assert_eq!(listed(&["only.gguf"]).choose(None), Some("only.gguf"));
         assert_eq!(listed(&[]).choose(None), None);
+    }
+
+    #[test]
+    fn the_projector_beside_a_model_is_found() {
+        let of = |files: &[&str]| listed(files).projector().map(str::to_owned);
+        let several = ["m.gguf", "mmproj-m-Q8_0.gguf", "mmproj-m-f16.gguf"];
+        assert_eq!(of(&several).as_deref(), Some("mmproj-m-f16.gguf"));
+        assert_eq!(of(&["m.mmproj.gguf"]).as_deref(), Some("m.mmproj.gguf"));
+        assert_eq!(of(&["m.gguf", "mmproj.txt"]), None);
     }
 
     #[test]

@@ -1,0 +1,53 @@
+//! Which files make a model: what its worker is given, and what is loaded and unloaded as one.
+//!
+//! Invariant: entries over the same parts are answered by the same worker, and no others are; an answer about an image
+//! is never given through another projector than the one its entry names.
+//! Absent by design: adapters and tokenizers, which no worker is given yet.
+
+use std::fmt;
+
+use substrate_record::{ContentHash, FileRole, ModelEntry};
+
+/// The files of a model, by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Parts {
+    /// The weights.
+    pub weights: ContentHash,
+    /// What sees images for them.
+    pub projector: Option<ContentHash>,
+}
+
+impl Parts {
+    /// The parts that an entry names; none without weights.
+    pub fn of(entry: &ModelEntry) -> Option<Self> {
+        let first = |role| {
+            let mut files = entry.files.iter();
+            files.find(|file| file.role == role).map(|file| file.sha256)
+        };
+        Some(Self {
+            weights: first(FileRole::Weights)?,
+            projector: first(FileRole::Projector),
+        })
+    }
+
+    /// All of them.
+    pub fn files(&self) -> impl Iterator<Item = ContentHash> {
+        [Some(self.weights), self.projector].into_iter().flatten()
+    }
+}
+
+impl From<ContentHash> for Parts {
+    fn from(weights: ContentHash) -> Self {
+        Self {
+            weights,
+            projector: None,
+        }
+    }
+}
+
+/// As its weights: what lists and logs call a model.
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.weights.fmt(f)
+    }
+}
