@@ -39,7 +39,7 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
     parts.run("tidy", tidy::check)?;
     let model = parts.run("models", || {
         model::publish_vectors()?;
-        model::publish_projector()?;
+        model::publish_drawn()?;
         model::publish(&model::fetch()?)
     })?;
     let bin = parts.run("binaries and tests", stage::build_with_tests)?;
@@ -158,7 +158,6 @@ pub fn with_parts<'c>(command: &'c mut Command, bin: &Path, model: &Path) -> &'c
         .env("SUBSTRATE_TEST_BIN", bin)
         .env("SUBSTRATE_TEST_MODEL", model)
         .env("SUBSTRATE_TEST_VECTORS", model::vectors_beside(model))
-        .env("SUBSTRATE_TEST_PROJECTOR", model::projector_beside(model))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ enum Task {
     Prove(prove::Options),
     /// Build the binaries into a folder that an unprivileged user can run from, and print its path
     Stage,
-    /// Fetch the models for answers and for vectors, make the projector, check their digests, and print where they are
+    /// Fetch the models for answers and for vectors, make the projector and the adapter, check their digests, and print where they are
     Model,
     /// Unmodified client packages against real nodes, with the programs staged before
     Clients {
@@ -65,7 +65,9 @@ fn main() -> anyhow::Result<()> {
         Task::Model => {
             println!("{}", model::publish(&model::fetch()?)?.display());
             println!("{}", model::publish_vectors()?.display());
-            println!("{}", model::publish_projector()?.display());
+            for drawn in model::publish_drawn()? {
+                println!("{}", drawn.display());
+            }
             Ok(())
         }
     }

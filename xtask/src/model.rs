@@ -1,5 +1,5 @@
 //! The models of the demo and the tests, fetched once and checked against their digests: SmolLM2-135M-Instruct for
-//! answers and all-MiniLM-L6-v2 for vectors (both Apache-2.0). The projector beside them is made here, of drawn weights.
+//! answers and all-MiniLM-L6-v2 for vectors (both Apache-2.0). Projector and adapter beside them are made here, of drawn weights.
 //!
 //! Absent by design: weights in git, and any use of bytes before their digest was checked.
 
@@ -32,10 +32,23 @@ const VECTORS: &str = "all-MiniLM-L6-v2.F32.gguf";
 /// SHA-256 of the GGUF made of it.
 const VECTORS_SHA256: &str = "09ab104d2296d5bdb934ffd6b7ef8fbb53e51b6cc4bc0934c989bf3dfa52e422";
 
-/// File of the projector for the model for answers.
-const PROJECTOR: &str = "SmolLM2-135M-Instruct.projector.F32.gguf";
-/// SHA-256 of it.
-const PROJECTOR_SHA256: &str = "9df31e74a42f097cd37656f9f332f2e72a7537bb3d25686ab930ee49fa2fed56";
+/// A file that a script of this repository draws, to go with the model for answers.
+struct Drawn {
+    file: &'static str,
+    script: &'static str,
+    sha256: &'static str,
+}
+
+const PROJECTOR: Drawn = Drawn {
+    file: "SmolLM2-135M-Instruct.projector.F32.gguf",
+    script: "tests/models/projector.py",
+    sha256: "9df31e74a42f097cd37656f9f332f2e72a7537bb3d25686ab930ee49fa2fed56",
+};
+const ADAPTER: Drawn = Drawn {
+    file: "SmolLM2-135M-Instruct.adapter.F32.gguf",
+    script: "tests/models/adapter.py",
+    sha256: "d085d28ae714b18a67f3a95e953d6dfc05bb51f7c64b34051f3723e3446b07d1",
+};
 
 /// Returns the path of the checked weights for answers, fetching them if needed.
 ///
@@ -76,22 +89,19 @@ pub fn fetch_vectors() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// As [`fetch`], of a projector for the model for answers.
-///
-/// # Errors
-/// As [`fetch`].
-pub fn fetch_projector() -> Result<PathBuf> {
-    let path = sh::cache()?.join(PROJECTOR);
-    if path.exists() && digest(&path)? == PROJECTOR_SHA256 {
+/// As [`fetch`], of a file that is drawn here.
+fn draw(drawn: &Drawn) -> Result<PathBuf> {
+    let path = sh::cache()?.join(drawn.file);
+    if path.exists() && digest(&path)? == drawn.sha256 {
         return Ok(path);
     }
     let made = path.with_extension("new");
     sh::run(
         sh::command(python::with_packages("gguf", &CONVERTER)?)
-            .arg(sh::root().join("tests/models/projector.py"))
+            .arg(sh::root().join(drawn.script))
             .arg(&made),
     )?;
-    keep(&made, &path, PROJECTOR_SHA256)?;
+    keep(&made, &path, drawn.sha256)?;
     Ok(path)
 }
 
@@ -111,17 +121,24 @@ pub fn publish_vectors() -> Result<PathBuf> {
     published(&fetch_vectors()?, VECTORS)
 }
 
-/// Puts the projector where [`projector_beside`] finds it.
+/// Puts projector and adapter where [`projector_beside`] and [`adapter_beside`] find them, and says where.
 ///
 /// # Errors
 /// As [`fetch`], or the disk's.
-pub fn publish_projector() -> Result<PathBuf> {
-    published(&fetch_projector()?, PROJECTOR)
+pub fn publish_drawn() -> Result<[PathBuf; 2]> {
+    let [projector, adapter] =
+        [PROJECTOR, ADAPTER].map(|drawn| published(&draw(&drawn)?, drawn.file));
+    Ok([projector?, adapter?])
 }
 
 /// Where the projector is published, if `model` is the published one for answers.
 pub fn projector_beside(model: &Path) -> PathBuf {
-    model.with_file_name(PROJECTOR)
+    model.with_file_name(PROJECTOR.file)
+}
+
+/// Where the adapter is, likewise.
+pub fn adapter_beside(model: &Path) -> PathBuf {
+    model.with_file_name(ADAPTER.file)
 }
 
 /// Where the model for vectors is published, if `model` is the published one for answers.

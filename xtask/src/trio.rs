@@ -306,10 +306,17 @@ pub fn test_vectors() -> std::path::PathBuf {
 /// Where tests find the projector of the demo model.
 ///
 /// # Panics
-/// As [`test_model`], if `SUBSTRATE_TEST_PROJECTOR` is not set: it lies beside the model.
+/// As [`test_model`]: it lies beside the model.
 pub fn test_projector() -> std::path::PathBuf {
-    let named = std::env::var_os("SUBSTRATE_TEST_PROJECTOR").map(Into::into);
-    named.unwrap_or_else(|| crate::model::projector_beside(&test_model()))
+    crate::model::projector_beside(&test_model())
+}
+
+/// Where tests find the adapter of the demo model.
+///
+/// # Panics
+/// As [`test_projector`].
+pub fn test_adapter() -> std::path::PathBuf {
+    crate::model::adapter_beside(&test_model())
 }
 
 /// Where tests find the demo model.

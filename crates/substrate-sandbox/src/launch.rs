@@ -57,8 +57,10 @@ pub struct WallSpec {
     pub worker: PathBuf,
     /// The model, which the worker may read.
     pub model: PathBuf,
-    /// The model's projector, if it has one: the only other file it may read.
+    /// The model's projector, if it has one.
     pub projector: Option<PathBuf>,
+    /// The LoRA adapter laid over the model, if it has one.
+    pub adapter: Option<PathBuf>,
     /// Bytes the worker may use beyond the model: context and computation.
     pub memory_limit: u64,
     /// If given, a worker with another digest is not started. The digest is taken from the very
@@ -89,6 +91,7 @@ impl WallSpec {
             worker: worker.into(),
             model: model.into(),
             projector: None,
+            adapter: None,
             memory_limit: DEFAULT_MEMORY,
             expected_worker_sha256: None,
             become_uid: None,
@@ -105,10 +108,11 @@ impl Wall {
         let worker = open_worker(&spec)?;
         let model = Some(open_model(&spec.model)?);
         let projector = spec.projector.as_deref().map(open_model).transpose()?;
+        let adapter = spec.adapter.as_deref().map(open_model).transpose()?;
 
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::setup("a socket pair"))?;
         let (stderr, stderr_reader) = stderr_pipe(spec.stderr)?;
-        let plan = Plan::for_worker(&spec, identity, [model, projector]);
+        let plan = Plan::for_worker(&spec, identity, [model, projector, adapter]);
         let descriptors = plan::Descriptors {
             null: null()?,
             stderr,

@@ -34,8 +34,11 @@ pub const CONTROL: RawFd = 4;
 /// The model in a worker's root.
 pub const MODEL_PATH: &str = "/model.gguf";
 
-/// The model's projector, if it has one: the only other file there.
+/// The model's projector, if it has one.
 pub const PROJECTOR_PATH: &str = "/mmproj.gguf";
+
+/// The LoRA adapter laid over the model, if it has one. There is no other file in that root.
+pub const ADAPTER_PATH: &str = "/adapter.gguf";
 
 /// A seal that is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

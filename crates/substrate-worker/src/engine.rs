@@ -100,6 +100,8 @@ pub struct LoadOptions {
     pub gpu: Option<OnGpu>,
     /// Path of the projector, if the model is to see images.
     pub projector: Option<String>,
+    /// Path of a LoRA adapter to lay over the weights.
+    pub adapter: Option<String>,
 }
 
 impl Default for LoadOptions {
@@ -117,6 +119,7 @@ impl Default for LoadOptions {
             kv: KvType::F16,
             gpu: None,
             projector: None,
+            adapter: None,
         }
     }
 }
@@ -171,6 +174,9 @@ impl Engine {
             interrupt,
         )?;
         context.set_threads(options.threads, options.batch_threads);
+        if let Some(path) = &options.adapter {
+            lay_over(&mut context, header, path)?;
+        }
         warm_up(&mut context)?;
         if let Some(path) = &options.projector {
             sight::open(&mut context, path, options.flash_attention)?;
@@ -471,6 +477,7 @@ pub fn inspect(path: &str) -> Result<ModelFacts, Refusal> {
         size,
         backend: BACKEND.into(),
         build: build(),
+        is_adapter: header.is_adapter,
     })
 }
 
@@ -517,6 +524,7 @@ pub(crate) fn facts_of(model: &Model, header: &header::Header, n_ctx: u32) -> Mo
         backend: BACKEND.into(),
         build: build(),
         shape: on_the_wire(header.shape.clone()),
+        is_adapter: header.is_adapter,
     }
 }
 
@@ -574,6 +582,22 @@ fn warm_up(context: &mut Context) -> Result<(), Refusal> {
 fn compile_template(model: &Model) -> Result<Template, TemplateError> {
     let source = model.chat_template().ok_or(TemplateError::None)?;
     compile(&source, model)
+}
+
+/// Checks the header of the adapter at `path`, then lays it over the model.
+fn lay_over(context: &mut Context, model: &header::Header, path: &str) -> Result<(), Refusal> {
+    let refuse = |why: String| Refusal::new(Failure::BadModel, why);
+    let (header, _) = read_header(path)?;
+    if !header.is_adapter {
+        return Err(refuse("the adapter's file is none".to_owned()));
+    }
+    if header.arch != model.arch {
+        return Err(refuse(format!(
+            "the adapter is for models of architecture {}, and this one is of {}",
+            header.arch, model.arch
+        )));
+    }
+    Ok(context.lay_over(path)?)
 }
 
 /// Compiles a template for a model's special tokens.

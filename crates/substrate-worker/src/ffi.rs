@@ -6,6 +6,7 @@
 //! quote a prompt and is dropped except for the last error while a model loads.
 #![allow(unsafe_code)]
 
+mod adapter;
 pub mod allocator;
 mod context;
 mod device;
@@ -44,6 +45,9 @@ pub enum EngineError {
     /// The projector file was refused.
     #[error("the engine refused the projector: {0}")]
     Projector(String),
+    /// The adapter file was refused.
+    #[error("the engine refused the adapter: {0}")]
+    Adapter(String),
     /// An image could not be decoded or encoded.
     #[error(
         "an image could not be read: it is broken, or of a kind or size that this model does not take"

@@ -54,6 +54,8 @@ pub struct Header {
     pub tensor_bytes: u64,
     /// What its memory is reckoned from.
     pub shape: Shape,
+    /// Whether `general.type` says that it is an adapter, and no model.
+    pub is_adapter: bool,
 }
 
 /// Why a file is not a sound GGUF, and where.
@@ -86,6 +88,9 @@ pub enum Fault {
     #[error("no {0}")]
     Missing(&'static str),
 }
+
+/// What `general.type` says of a LoRA adapter (GGUF specification).
+const ADAPTER: &str = "adapter";
 
 /// Elements and bytes of one block of a tensor type.
 pub type TensorType = fn(u32) -> Option<(u64, u64)>;
@@ -139,6 +144,7 @@ impl Values {
             n_params: 0,
             tensor_bytes: 0,
             shape: self.numbers.shape(&arch),
+            is_adapter: self.texts.remove("general.type").as_deref() == Some(ADAPTER),
             arch,
         })
     }
@@ -415,7 +421,11 @@ impl<R: Read + Seek> Reader<R> {
 fn is_kept_text(key: &str) -> bool {
     matches!(
         key,
-        "general.architecture" | "general.name" | "general.license" | "tokenizer.chat_template"
+        "general.architecture"
+            | "general.type"
+            | "general.name"
+            | "general.license"
+            | "tokenizer.chat_template"
     )
 }
 

@@ -91,6 +91,7 @@ fn live(mut pipe: &'static File, pool: u32) -> i32 {
     let place = Place {
         model: seal::MODEL_PATH.into(),
         projector: seal::PROJECTOR_PATH.into(),
+        adapter: seal::ADAPTER_PATH.into(),
         pool,
         seal,
     };

@@ -33,7 +33,9 @@ impl Refusal {
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Refusal {
         let why = match error {
-            EngineError::Model(_) | EngineError::Projector(_) => Failure::BadModel,
+            EngineError::Model(_) | EngineError::Projector(_) | EngineError::Adapter(_) => {
+                Failure::BadModel
+            },
             EngineError::Memory(_) => Failure::OutOfMemory,
             EngineError::UnknownToken(_) | EngineError::Grammar(_) | EngineError::Image => {
                 Failure::BadInput

@@ -53,6 +53,8 @@ pub struct Place<S> {
     pub model: String,
     /// Path of its projector, if it has one.
     pub projector: String,
+    /// Path of its adapter, if it has one.
+    pub adapter: String,
     /// Threads the pool may have: the processor's, as counted before the first seal.
     pub pool: u32,
     /// Applies the second seal; the answer is passed on to the daemon.
@@ -106,8 +108,8 @@ impl Loaded {
     /// Loads the model at `path` for what it was made for.
     fn from(path: &str, options: &LoadOptions, interrupt: Interrupt) -> Result<Loaded, Refusal> {
         let (header, model) = open(path, options.gpu)?;
-        if model.pooling().is_some() && options.projector.is_some() {
-            let detail = "this model makes vectors of texts, and sees no images";
+        if model.pooling().is_some() && (options.projector.is_some() || options.adapter.is_some()) {
+            let detail = "this model makes vectors of texts, and takes neither projector nor adapter";
             return Err(Refusal::new(Failure::Unsupported, detail));
         }
         if model.pooling().is_some() {
@@ -162,6 +164,7 @@ where
         flash_attention,
         gpu,
         projector,
+        adapter,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -174,6 +177,7 @@ where
         flash_attention,
         gpu,
         projector: projector.then_some(place.projector),
+        adapter: adapter.then_some(place.adapter),
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

@@ -87,6 +87,7 @@ fn damaged_models_are_refused_in_no_time() {
                 flash_attention: true,
                 gpu: None,
                 projector: false,
+                adapter: false,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -132,6 +133,7 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         flash_attention: true,
         gpu: None,
         projector: false,
+        adapter: false,
     }));
     let FromWorker::Failed {
         seq: None,

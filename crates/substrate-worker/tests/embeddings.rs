@@ -257,6 +257,7 @@ fn a_worker_for_vectors_measures_itself_and_says_what_it_has_not() {
         flash_attention: true,
         gpu: None,
         projector: false,
+        adapter: false,
     }));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 2, .. }));
     let FromWorker::Loaded(facts) = client.next() else {

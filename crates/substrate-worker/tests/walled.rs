@@ -163,13 +163,48 @@ fn a_sealed_worker_sees_images_and_survives_a_broken_one() {
 }
 
 #[test]
-fn a_projector_that_is_not_there_is_missed_when_it_is_loaded() {
+fn a_projector_or_an_adapter_that_is_not_there_is_missed_when_it_is_loaded() {
+    for (projector, adapter) in [(true, false), (false, true)] {
+        is_missed(projector, adapter);
+    }
+}
+
+fn is_missed(projector: bool, adapter: bool) {
     let mut worker = Wall::spawn(spec(model())).expect("the wall stands");
     let mut client = Client::over(worker.take_pipe().expect("a pipe"));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 1, .. }));
     let loaded = client.load_as(Load {
-        projector: true,
+        projector,
+        adapter,
         ..support::half(512)
     });
     assert!(loaded.is_err());
+}
+
+#[test]
+fn a_sealed_worker_answers_with_an_adapter() {
+    let said = |adapter: bool| {
+        let mut worker = Wall::spawn(WallSpec {
+            adapter: adapter.then(|| support::adapter().into()),
+            ..spec(model())
+        })
+        .expect("the wall stands");
+        let mut client = Client::over(worker.take_pipe().expect("a pipe"));
+        assert!(matches!(client.next(), FromWorker::Sealed { stage: 1, .. }));
+        let load = Load {
+            adapter,
+            ..support::half(512)
+        };
+        client.load_as(load).expect("it loads");
+        client.prepare(job(1, &user("What is this?"), greedy(), 24));
+        client.send(ToWorker::Begin { seq: 1 });
+        let (ids, ..) = client.finish(1);
+        client.send(ToWorker::Shutdown);
+        let exit = worker
+            .wait_at_most(support::PATIENCE)
+            .expect("it can be waited for");
+        assert!(exit.is_some_and(|exit| !exit.is_violation()), "{exit:?}");
+        ids
+    };
+    assert_ne!(said(true), said(false));
 }

@@ -7,7 +7,7 @@ use substrate::blobs::{Blobs, How};
 use substrate::home::Home;
 use substrate::keys::{DeviceKey, RegistryKey, genesis_of_network, genesis_of_one};
 use substrate::models::catalogue::{Catalogue, FindError, Held};
-use substrate::models::create::{Base, CreateError, Order};
+use substrate::models::create::{Adapter, Base, CreateError, Order};
 use substrate::models::import::{ImportError, Importer, Inspect, InspectError, ModelFacts, Signer};
 use substrate::models::modelfile::Modelfile;
 use substrate::models::names::ModelName;
@@ -37,6 +37,7 @@ impl Inspect for FirstLine {
                 size,
                 licence: Some("apache-2.0".into()),
                 template: Some("{{ messages }}".into()),
+                is_adapter: words.next() == Some("adapter"),
                 ..ModelFacts::default()
             }),
             (Some("later"), ..) => Err(InspectError::Unavailable("no worker".into())),
@@ -107,10 +108,21 @@ impl Machine {
 
     /// Makes a model of a Modelfile without its first line.
     fn create(&self, name: &str, base: Base, lines: &str) -> Result<Held, CreateError> {
+        self.create_with(name, base, None, lines)
+    }
+
+    fn create_with(
+        &self,
+        name: &str,
+        base: Base,
+        adapter: Option<Adapter>,
+        lines: &str,
+    ) -> Result<Held, CreateError> {
         let modelfile = Modelfile::parse(&format!("FROM x\n{lines}")).unwrap();
         let order = Order {
             name: named(name),
             base,
+            adapter,
             recipe: modelfile.recipe,
         };
         let signer = Signer::Device(self.device.clone());
@@ -648,4 +660,67 @@ fn what_is_no_projector_is_not_taken_for_one_nor_a_projector_for_a_model() {
     assert_eq!(staged.body.files.len(), 1);
     let told = machine.import(&projector, "eye:1").unwrap_err().to_string();
     assert!(told.contains("--projector"), "{told}");
+}
+
+#[test]
+fn an_adapter_makes_another_model_of_the_same_weights() {
+    let machine = Machine::new();
+    let weights = machine.file("m.gguf", "GGUF llama 10\nweights");
+    let lora = machine.file("lora.gguf", "GGUF llama 10 adapter\nlora");
+    let base = machine.import(&weights, "base:1").unwrap().held;
+    let lines = "SYSTEM hi";
+    let adapter = || Some(Adapter::File(lora.clone()));
+    let own = machine
+        .create_with("own:1", model("base:1"), adapter(), lines)
+        .unwrap();
+    assert_eq!(own.weights(), base.weights());
+    assert_ne!(own.entry.id(), base.entry.id(), "it answers otherwise");
+    let adapted = own.parts().adapter.unwrap();
+    assert_eq!(
+        own.modelfile(),
+        format!("FROM base:1\nADAPTER sha256:{adapted}\nSYSTEM hi\n")
+    );
+    // By the digest of what is here; from a file, with nothing added; and over a model that was made.
+    let again = machine
+        .create_with("again:1", model("base:1"), Some(Adapter::Blob(adapted)), "")
+        .unwrap();
+    assert_eq!(again.entry.id(), own.entry.id());
+    let file = machine
+        .create_with("file:1", Base::File(weights), adapter(), "")
+        .unwrap();
+    assert_eq!(file.parts(), own.parts());
+    let over = machine.create("over:1", model("own:1"), "SYSTEM ho").unwrap();
+    assert_eq!(over.parts(), own.parts());
+    let second = machine.create_with("second:1", model("own:1"), adapter(), "");
+    let told = second.unwrap_err().to_string();
+    assert!(told.contains("has an adapter already"), "{told}");
+    // Its bytes stay as long as a name needs them.
+    let catalogue = machine.catalogue();
+    for name in ["base:1", "own:1", "again:1", "file:1"] {
+        let removed = catalogue.remove(&named(name)).unwrap();
+        assert!(removed.unreferenced.is_empty(), "{name}");
+    }
+    assert_eq!(catalogue.remove(&named("over:1")).unwrap().unreferenced.len(), 2);
+}
+
+#[test]
+fn what_is_no_adapter_for_the_model_makes_none() {
+    let machine = Machine::new();
+    let weights = machine.file("m.gguf", "GGUF llama 10\nweights");
+    machine.import(&weights, "base:1").unwrap();
+    let file = |name, text| Adapter::File(machine.file(name, text));
+    for (adapter, why) in [
+        (Adapter::File(weights.clone()), "no adapter"),
+        (file("a.gguf", "GGUF qwen2 10 adapter"), "architecture qwen2"),
+        (file("b.gguf", "rubbish"), "no GGUF magic"),
+        (Adapter::File("/nowhere/c.gguf".into()), "c.gguf"),
+    ] {
+        let refused = machine.create_with("own:1", model("base:1"), Some(adapter), "SYSTEM hi");
+        let told = format!("{:#}", anyhow::Error::from(refused.unwrap_err()));
+        assert!(told.contains(why), "{why}: {told}");
+    }
+    assert!(machine.catalogue().find("own:1").is_err());
+    let lora = machine.file("lora.gguf", "GGUF llama 10 adapter\nlora");
+    let told = machine.import(&lora, "lora:1").unwrap_err().to_string();
+    assert!(told.contains("ADAPTER"), "{told}");
 }

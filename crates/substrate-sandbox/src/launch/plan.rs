@@ -27,8 +27,8 @@ const THREAD_SPACE: u64 = 16 << 20;
 /// Address space of the binary, its heap and the pipe's largest frame, several times over.
 const BASE_SPACE: u64 = 512 << 20;
 
-/// What the files of a model are called in the worker's root: the model, and its projector if it has one.
-pub(super) const FILES: [&CStr; 2] = [c"model.gguf", c"mmproj.gguf"];
+/// What the files of a model are called in the worker's root: the model, its projector and its adapter if it has them.
+pub(super) const FILES: [&CStr; 3] = [c"model.gguf", c"mmproj.gguf", c"adapter.gguf"];
 
 /// A file of the model as the daemon saw it, to be recognised by the child.
 pub(super) struct ModelFile {
@@ -110,7 +110,7 @@ impl Plan {
     fn new(last: Last, identity: Identity, space: u64, writable: u64) -> Self {
         Self {
             last,
-            files: [None, None],
+            files: [None, None, None],
             uid_map: format!("{INNER_ID} {} 1", identity.uid).into_bytes(),
             gid_map: format!("{INNER_ID} {} 1", identity.gid).into_bytes(),
             limits: [

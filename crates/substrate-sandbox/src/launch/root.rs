@@ -1,4 +1,4 @@
-//! The empty root: a worker's whole file system is its model, in one or two read-only files.
+//! The empty root: a worker's whole file system is its model, in one to three read-only files.
 //!
 //! Invariant: as in [`super::child`], raw system calls on memory made before; part of the child.
 //! Invariant: each file in the new root is the one the daemon looked at, not one that has since
@@ -30,7 +30,7 @@ pub(super) fn enter(plan: &Plan) -> Outcome {
     }
     // /proc exists: the user maps were written through it, and nothing needs it any more.
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let size = c"size=64k,nr_inodes=4,mode=755";
+    let size = c"size=64k,nr_inodes=5,mode=755";
     mount(
         Step::Root,
         c"root",

@@ -4,7 +4,7 @@
 //! Invariant: `Debug` shows kinds, ids and sizes; text and token ids never reach a log through it.
 //!
 //! Absent by design: paths, descriptors and anything that names a file. The model is always
-//! `/model.gguf` in the worker's own root, and its projector `/mmproj.gguf`.
+//! `/model.gguf` in the worker's own root, its projector `/mmproj.gguf` and its adapter `/adapter.gguf`.
 
 use std::fmt;
 
@@ -116,6 +116,8 @@ pub struct Load {
     pub flash_attention: bool,
     /// Whether `/mmproj.gguf` is there and to be loaded as well: the part that sees images.
     pub projector: bool,
+    /// Whether `/adapter.gguf` is there and to be laid over the weights.
+    pub adapter: bool,
     /// Which layers a graphics processor holds; `None`: all are in memory.
     pub gpu: Option<OnGpu>,
 }
@@ -332,6 +334,8 @@ pub struct ModelFacts {
     pub build: String,
     /// What its memory is reckoned from.
     pub shape: Shape,
+    /// Whether the file is a LoRA adapter for a model of this architecture, and none itself.
+    pub is_adapter: bool,
 }
 
 /// The dimensions of a model that say how much memory it needs. What the file does not say is 0; a worker can

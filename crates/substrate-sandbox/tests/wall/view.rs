@@ -22,22 +22,28 @@ fn a_worker_sees_its_model_and_nothing_else() {
 }
 
 #[test]
-fn a_projector_is_the_one_other_file_that_a_worker_sees() {
-    let projector = ground().model.with_file_name("mmproj.bin");
-    fs::write(&projector, "GGUF").unwrap();
-    fs::set_permissions(&projector, fs::Permissions::from_mode(0o644)).unwrap();
+fn projector_and_adapter_are_the_only_other_files_that_a_worker_sees() {
+    let beside = |name: &str| {
+        let file = ground().model.with_file_name(name);
+        fs::write(&file, "GGUF").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        file
+    };
+    let (projector, adapter) = (beside("mmproj.bin"), beside("lora.bin"));
     let mut worker = spawn(WallSpec {
         projector: Some(projector.clone()),
+        adapter: Some(adapter.clone()),
         ..spec()
     });
     let (seen, _pipe) = order(&mut worker, 0, "look around");
     let root = seen.split(']').next().unwrap();
-    assert!(
-        root.contains("\"model.gguf\"") && root.contains("\"mmproj.gguf\""),
-        "{seen}"
-    );
-    assert_eq!(root.matches('"').count(), 4, "{seen}");
-    fs::remove_file(projector).unwrap();
+    for name in ["model.gguf", "mmproj.gguf", "adapter.gguf"] {
+        assert!(root.contains(&format!("\"{name}\"")), "{seen}");
+    }
+    assert_eq!(root.matches('"').count(), 6, "{seen}");
+    for file in [projector, adapter] {
+        fs::remove_file(file).unwrap();
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 use substrate_sandbox::wire::KvType;
 
+use super::adapter::Adapter;
 use super::device::Threads;
 use super::{
     EngineError, MAX_BATCH, MAX_THREADS, Model, Projector, context_init, decode, guarded,
@@ -129,6 +130,8 @@ pub struct Context {
     wanted: Vec<i8>,
     /// What sees images with this context's threads.
     projector: Option<Arc<Projector>>,
+    /// What is laid over the model; freed after the context.
+    adapter: Option<Adapter>,
 }
 
 // SAFETY: a context may move between threads; `&mut self` on every call keeps it to one at a time.
@@ -204,6 +207,7 @@ impl Context {
             lane_counts: Vec::new(),
             wanted: Vec::new(),
             projector: None,
+            adapter: None,
         })
     }
 
@@ -220,6 +224,18 @@ impl Context {
         let projector = Projector::load(path, &self.model, flash_attention, threads)?;
         projector.set_threads(self.pool_size as i32);
         self.projector = Some(projector);
+        Ok(())
+    }
+
+    /// Lays the LoRA adapter at `path` over the model: from then on all is computed with it.
+    ///
+    /// # Errors
+    /// As [`EngineError::Adapter`] says.
+    pub fn lay_over(&mut self, path: &str) -> Result<(), EngineError> {
+        let adapter = Adapter::load(path, &self.model)?;
+        // SAFETY: the context is live and of this model, and `drop` frees it before the fields go.
+        unsafe { adapter.apply(self.raw)? };
+        self.adapter = Some(adapter);
         Ok(())
     }
 

@@ -24,12 +24,17 @@ pub fn model() -> String {
 
 /// Path of a projector for it, of random weights: `tests/models/projector.py` makes it.
 pub fn projector() -> String {
-    let path = std::env::var("SUBSTRATE_TEST_PROJECTOR");
-    path.unwrap_or_else(|_| {
-        let beside = std::path::PathBuf::from(model())
-            .with_file_name("SmolLM2-135M-Instruct.projector.F32.gguf");
-        beside.to_string_lossy().into_owned()
-    })
+    beside("SmolLM2-135M-Instruct.projector.F32.gguf")
+}
+
+/// Path of an adapter for it, of random weights: `tests/models/adapter.py` makes it.
+pub fn adapter() -> String {
+    beside("SmolLM2-135M-Instruct.adapter.F32.gguf")
+}
+
+fn beside(name: &str) -> String {
+    let path = std::path::PathBuf::from(model()).with_file_name(name);
+    path.to_string_lossy().into_owned()
 }
 
 /// The real engine, unsealed.
@@ -140,6 +145,7 @@ pub fn half(n_ctx: u32) -> Load {
         flash_attention: true,
         gpu: None,
         projector: false,
+        adapter: false,
     }
 }
 
@@ -167,6 +173,7 @@ impl Client {
                 Place {
                     model,
                     projector: projector(),
+                    adapter: adapter(),
                     pool: 2,
                     seal,
                 },

@@ -377,13 +377,12 @@ impl Pool {
         lock(&self.unusable).clear();
     }
 
-    /// The wall of a worker for this model.
-    fn spec(&self, model: PathBuf, projector: Option<PathBuf>) -> Result<WallSpec, NoWall> {
+    /// The wall of a worker for the model in this file.
+    fn spec(&self, model: PathBuf) -> Result<WallSpec, NoWall> {
         if self.settings.uses_gpus() {
             return Err(NoWall(self.settings.backend().to_owned()));
         }
         Ok(WallSpec {
-            projector,
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),
             ..WallSpec::new(self.settings.binary.clone(), model)
@@ -536,7 +535,7 @@ impl WalledInspector {
 
 impl Inspect for WalledInspector {
     fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let spec = (self.pool.spec(model.to_path_buf(), None))
+        let spec = (self.pool.spec(model.to_path_buf()))
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
         let worker =
             Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;
@@ -551,6 +550,7 @@ impl Inspect for WalledInspector {
                 template: facts.template,
                 licence: facts.licence,
                 size: facts.size,
+                is_adapter: facts.is_adapter,
             }),
             Err(WorkError::Failed { detail, .. }) => Err(InspectError::BadModel(detail)),
             Err(error @ WorkError::Crashed { .. }) => {

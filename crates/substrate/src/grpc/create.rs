@@ -12,7 +12,7 @@ use tonic::Status;
 use crate::{
     door::{Call, Door},
     models::{
-        create::{Base, CreateError, Order},
+        create::{Adapter, Base, CreateError, Order},
         import::Signer,
         modelfile::Modelfile,
     },
@@ -63,12 +63,6 @@ fn order(request: &v1::CreateRequest) -> Result<Order, Status> {
     let name = name_in(&request.name)?;
     let modelfile =
         Modelfile::parse(&request.modelfile).map_err(|error| wrong(error.to_string()))?;
-    if modelfile.adapter.is_some() {
-        return Err(wrong(
-            "ADAPTER: a LoRA beside the weights is not there yet; merge it into them first"
-                .to_owned(),
-        ));
-    }
     let folder = Path::new(&request.folder);
     if !folder.is_absolute() {
         return Err(Status::invalid_argument(
@@ -78,6 +72,9 @@ fn order(request: &v1::CreateRequest) -> Result<Order, Status> {
     Ok(Order {
         name,
         base: Base::of(&modelfile.recipe.from, folder),
+        adapter: modelfile
+            .adapter
+            .map(|adapter| Adapter::of(&adapter, folder)),
         recipe: modelfile.recipe,
     })
 }

@@ -70,7 +70,10 @@ impl Held {
     /// A Modelfile that makes it again.
     pub fn modelfile(&self) -> String {
         match &self.recipe {
-            Some(recipe) => modelfile::write(recipe, &recipe.from),
+            Some(recipe) => {
+                let adapter = self.parts().adapter;
+                modelfile::write(recipe, &recipe.from, adapter.as_ref())
+            }
             None => format!("FROM {}\n", self.name),
         }
     }

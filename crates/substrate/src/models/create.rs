@@ -2,15 +2,16 @@
 //!
 //! Invariants: no byte of weights is copied for it, and the weights stay as long as one name needs them; what is made
 //! from a made model holds all that one added, so that taking the one away leaves the other whole.
-//! Absent by design: an entry of its own. What a recipe adds is told with each job (docs/decisions/0013), and a
-//! model's name leaves this machine only inside entries.
+//! Absent by design: an entry of its own, but for one with an adapter, which changes what is computed
+//! (docs/decisions/0017). What a recipe adds is told with each job (docs/decisions/0013), and a model's name leaves this
+//! machine only inside entries.
 
 use std::path::{Path, PathBuf};
 
 use substrate_record::ContentHash;
 
 use super::catalogue::{FindError, Held};
-use super::import::{ImportError, Importer, Signer};
+use super::import::{ImportError, Importer, Signer, Staged};
 use super::names::ModelName;
 use super::recipe::{Recipe, RecipeError};
 use crate::blobs::BlobError;
@@ -41,6 +42,26 @@ impl Base {
     }
 }
 
+/// What is laid over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Adapter {
+    /// A file of the owner's.
+    File(PathBuf),
+    /// Bytes that were uploaded, or are here already.
+    Blob(ContentHash),
+}
+
+impl Adapter {
+    /// What `ADAPTER` means: bytes by their digest, or a file in `folder`.
+    pub fn of(adapter: &str, folder: &Path) -> Self {
+        let digest = adapter.strip_prefix("sha256:");
+        match digest.and_then(|digest| digest.parse().ok()) {
+            Some(digest) => Self::Blob(digest),
+            None => Self::File(folder.join(adapter)),
+        }
+    }
+}
+
 /// What to make.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -48,6 +69,8 @@ pub struct Order {
     pub name: ModelName,
     /// What it stands on.
     pub base: Base,
+    /// What is laid over its weights.
+    pub adapter: Option<Adapter>,
     /// What is added.
     pub recipe: Recipe,
 }
@@ -88,49 +111,70 @@ impl Importer {
         let Order {
             name,
             base,
+            adapter,
             mut recipe,
         } = order;
-        let staged = match base {
+        let mut staged = match base {
             Base::Model(from) => {
                 let base = self.catalogue().find(&from)?;
                 tell(&format!("using existing layer sha256:{}", base.weights()));
-                return self.over(&base, name, recipe, now_ms, tell);
+                recipe.from = match &base.recipe {
+                    Some(under) => {
+                        recipe.lay_over(under);
+                        under.from.clone()
+                    }
+                    None => base.name.to_string(),
+                };
+                if adapter.is_none() {
+                    return self.over(&base, name, recipe, now_ms, tell);
+                }
+                self.stage_held(&base)?
             }
             Base::File(path) => {
                 tell("parsing GGUF");
                 let known_as = path.file_name().unwrap_or_default().display();
                 let source = vec![format!("file:{known_as}")];
-                self.stage(&path, source, &mut |_, _| {})?
+                let staged = self.stage(&path, source, &mut |_, _| {})?;
+                recipe.from = layer(&staged, tell);
+                staged
             }
             Base::Blob(digest) => {
                 tell("parsing GGUF");
-                self.stage_blob(&digest, &name.to_string(), Vec::new())?
+                let staged = self.stage_blob(&digest, &name.to_string(), Vec::new())?;
+                recipe.from = layer(&staged, tell);
+                staged
             }
         };
-        recipe.from = format!("sha256:{}", staged.digest);
         recipe.check()?;
-        tell(&format!("using existing layer sha256:{}", staged.digest));
+        if let Some(adapter) = adapter {
+            tell("parsing adapter");
+            match adapter {
+                Adapter::File(path) => self.add_adapter(&mut staged, &path)?,
+                Adapter::Blob(digest) => self.add_adapter_blob(&mut staged, &digest)?,
+            }
+        }
         tell("writing manifest");
         let added = Some(&recipe).filter(|recipe| recipe.adds());
         Ok(self.vouch(staged, &name, signer, added, now_ms)?.held)
     }
 
-    /// A model over the weights of another, with what that one adds where the new recipe says nothing.
+    /// A model that is here, to be made another of: with all its files.
+    fn stage_held(&self, base: &Held) -> Result<Staged, ImportError> {
+        let body = base.entry.body();
+        let mut staged = self.stage_blob(&base.weights(), &body.name, body.sources.clone())?;
+        staged.body.files.clone_from(&body.files);
+        Ok(staged)
+    }
+
+    /// A model over the files of another, with what that one adds where the new recipe says nothing.
     fn over(
         &self,
         base: &Held,
         name: ModelName,
-        mut recipe: Recipe,
+        recipe: Recipe,
         now_ms: u64,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Held, CreateError> {
-        recipe.from = match &base.recipe {
-            Some(under) => {
-                recipe.lay_over(under);
-                under.from.clone()
-            }
-            None => base.name.to_string(),
-        };
         recipe.check()?;
         let added = Some(recipe).filter(Recipe::adds);
         tell("writing manifest");
@@ -148,4 +192,11 @@ impl Importer {
             modified_ms: now_ms,
         })
     }
+}
+
+/// The weights by their digest, told to whoever waits.
+fn layer(staged: &Staged, tell: &mut dyn FnMut(&str)) -> String {
+    let weights = format!("sha256:{}", staged.digest);
+    tell(&format!("using existing layer {weights}"));
+    weights
 }

@@ -53,6 +53,8 @@ pub struct ModelFacts {
     pub licence: Option<String>,
     /// Bytes of the file as its own header adds them up; 0 if it does not say.
     pub size: u64,
+    /// Whether it is a LoRA adapter for a model of this architecture, and none itself.
+    pub is_adapter: bool,
 }
 
 /// Why a file was not inspected, or refused.
@@ -234,14 +236,62 @@ impl Importer {
                 "it is a model of architecture {}, and no projector",
                 facts.arch
             );
-            return Err(ImportError::Refused {
-                file: file.to_path_buf(),
-                why,
-                quarantined: None,
-            });
+            return Err(unfit(file, why));
         }
         staged.body.files.push(ModelFile {
             role: FileRole::Projector,
+            sha256: *digest,
+            size,
+        });
+        Ok(())
+    }
+
+    /// Takes in a LoRA adapter for a staged model, of which it makes another: a GGUF file as llama.cpp's converter writes.
+    ///
+    /// # Errors
+    /// It is no adapter, or for another architecture; or the disk's. Whether its widths fit is found out when both are
+    /// loaded.
+    pub fn add_adapter(&self, staged: &mut Staged, file: &Path) -> Result<(), ImportError> {
+        let imported = self.blobs.import(file, None, &mut |_, _| {})?;
+        self.inspect_adapter(staged, &imported.digest, file)
+    }
+
+    /// As [`Self::add_adapter`], of a blob that is here already.
+    pub fn add_adapter_blob(
+        &self,
+        staged: &mut Staged,
+        digest: &ContentHash,
+    ) -> Result<(), ImportError> {
+        if !self.blobs.has(digest) {
+            return Err(BlobError::Absent(*digest).into());
+        }
+        self.inspect_adapter(staged, digest, &self.blobs.path(digest))
+    }
+
+    fn inspect_adapter(
+        &self,
+        staged: &mut Staged,
+        digest: &ContentHash,
+        file: &Path,
+    ) -> Result<(), ImportError> {
+        let (facts, size) = self.looked_at(digest, file)?;
+        if !facts.is_adapter {
+            let why = format!("it is a model of architecture {}, and no adapter", facts.arch);
+            return Err(unfit(file, why));
+        }
+        if facts.arch != staged.facts.arch {
+            let why = format!(
+                "it is an adapter for models of architecture {}, and this one is of {}",
+                facts.arch, staged.facts.arch
+            );
+            return Err(unfit(file, why));
+        }
+        if staged.body.files.iter().any(|file| file.role == FileRole::Adapter) {
+            let why = "the model it is made from has an adapter already, and takes one".to_owned();
+            return Err(unfit(file, why));
+        }
+        staged.body.files.push(ModelFile {
+            role: FileRole::Adapter,
             sha256: *digest,
             size,
         });
@@ -346,13 +396,12 @@ impl Importer {
     ) -> Result<Staged, ImportError> {
         let (facts, size) = self.looked_at(digest, file)?;
         if facts.arch == PROJECTOR {
-            return Err(ImportError::Refused {
-                file: file.to_path_buf(),
-                why:
-                    "it is a projector, which a model is imported with (--projector), and no model"
-                        .to_owned(),
-                quarantined: None,
-            });
+            let why = "it is a projector, which a model is imported with (--projector), and no model";
+            return Err(unfit(file, why.to_owned()));
+        }
+        if facts.is_adapter {
+            let why = "it is an adapter, which a model is made with (ADAPTER in a Modelfile), and no model";
+            return Err(unfit(file, why.to_owned()));
         }
         let body = entry_body(&facts, name, sources, *digest, size);
         Ok(Staged {
@@ -395,6 +444,15 @@ impl Importer {
             why,
             quarantined,
         }
+    }
+}
+
+/// A sound file in the wrong place; our copy of it stays.
+fn unfit(file: &Path, why: String) -> ImportError {
+    ImportError::Refused {
+        file: file.to_path_buf(),
+        why,
+        quarantined: None,
     }
 }
 

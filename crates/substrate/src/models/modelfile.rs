@@ -8,6 +8,8 @@
 
 use std::fmt::Write as _;
 
+use substrate_record::ContentHash;
+
 use super::parameters::{ParameterError, clipped};
 use super::recipe::{MAX_RECIPE, Recipe, RecipeError, Turn};
 
@@ -247,12 +249,15 @@ fn first_word(text: &str) -> (&str, &str) {
 }
 
 /// The Modelfile of a recipe, starting from `from`.
-pub fn write(recipe: &Recipe, from: &str) -> String {
+pub fn write(recipe: &Recipe, from: &str, adapter: Option<&ContentHash>) -> String {
     let mut file = format!("FROM {}\n", quoted(from));
     let mut line = |words: &str, value: &str| {
         // A string takes everything.
         let _ = writeln!(file, "{words} {}", quoted(value));
     };
+    if let Some(adapter) = adapter {
+        line("ADAPTER", &format!("sha256:{adapter}"));
+    }
     if let Some(template) = &recipe.template {
         line("TEMPLATE", template);
     }
@@ -299,7 +304,7 @@ mod tests {
                 adapter,
                 warnings,
             }) => {
-                let mut told = write(&recipe, &recipe.from);
+                let mut told = write(&recipe, &recipe.from, None);
                 told.extend(adapter.map(|path| format!("adapter: {path}\n")));
                 told.extend(
                     warnings
@@ -424,7 +429,7 @@ mod tests {
             }
             let role = |at: usize| ["system", "user", "assistant"][at].to_owned();
             recipe.messages = messages.into_iter().map(|(at, content)| Turn { role: role(at), content }).collect();
-            let read = Modelfile::parse(&write(&recipe, "a/b:c")).unwrap();
+            let read = Modelfile::parse(&write(&recipe, "a/b:c", None)).unwrap();
             prop_assert_eq!(read.recipe, recipe);
         }
 

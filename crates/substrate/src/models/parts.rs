@@ -1,8 +1,8 @@
 //! Which files make a model: what its worker is given, and what is loaded and unloaded as one.
 //!
 //! Invariant: entries over the same parts are answered by the same worker, and no others are; an answer about an image
-//! is never given through another projector than the one its entry names.
-//! Absent by design: adapters and tokenizers, which no worker is given yet.
+//! is never given through another projector than the one its entry names, nor one through another adapter.
+//! Absent by design: tokenizers, which no worker is given.
 
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub struct Parts {
     pub weights: ContentHash,
     /// What sees images for them.
     pub projector: Option<ContentHash>,
+    /// What is laid over them.
+    pub adapter: Option<ContentHash>,
 }
 
 impl Parts {
@@ -27,12 +29,14 @@ impl Parts {
         Some(Self {
             weights: first(FileRole::Weights)?,
             projector: first(FileRole::Projector),
+            adapter: first(FileRole::Adapter),
         })
     }
 
     /// All of them.
     pub fn files(&self) -> impl Iterator<Item = ContentHash> {
-        [Some(self.weights), self.projector].into_iter().flatten()
+        let all = [Some(self.weights), self.projector, self.adapter];
+        all.into_iter().flatten()
     }
 }
 
@@ -41,6 +45,7 @@ impl From<ContentHash> for Parts {
         Self {
             weights,
             projector: None,
+            adapter: None,
         }
     }
 }

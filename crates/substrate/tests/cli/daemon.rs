@@ -166,6 +166,7 @@ impl Inspect for FakeHeader {
             template: Some("{{ messages }}".into()),
             licence: Some("apache-2.0".into()),
             size: bytes.len() as u64,
+            is_adapter: false,
         })
     }
 }

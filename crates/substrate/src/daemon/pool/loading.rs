@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_sandbox::launch::Wall;
+use substrate_record::ContentHash;
+use substrate_sandbox::launch::{Wall, WallSpec};
 use substrate_sandbox::wire::{Failure, Load, ModelFacts, OnGpu, ToWorker};
 use tokio::time::timeout;
 
@@ -80,6 +81,7 @@ impl Pool {
             kv: setting.kv,
             flash_attention: setting.flash_attention,
             projector: parts.projector.is_some(),
+            adapter: parts.adapter.is_some(),
             gpu: on_gpu(place),
         };
         let start = Instant::now();
@@ -90,9 +92,13 @@ impl Pool {
 
     async fn launch(&self, parts: &Parts) -> Result<substrate_sandbox::launch::Worker, LoadError> {
         self.check(parts).await?;
-        let projector = parts.projector.map(|digest| self.blobs.path(&digest));
-        let spec = self.spec(self.blobs.path(&parts.weights), projector);
-        let spec = spec.map_err(|error| LoadError::Wall(error.to_string()))?;
+        let path = |digest| self.blobs.path(&digest);
+        let spec = self.spec(path(parts.weights));
+        let spec = WallSpec {
+            projector: parts.projector.map(path),
+            adapter: parts.adapter.map(path),
+            ..spec.map_err(|error| LoadError::Wall(error.to_string()))?
+        };
         blocking(move || Wall::spawn(spec))
             .await
             .map_err(|error| LoadError::Wall(error.to_string()))
@@ -105,9 +111,11 @@ impl Pool {
         }
         let worker = self.launch(parts).await?;
         let mut facts = blocking(move || engine::inspect(worker)).await?;
-        let projector = parts.projector.and_then(|digest| self.blobs.size(&digest));
-        let sees = projector.unwrap_or(0).saturating_mul(PER_BYTE_OF_PROJECTOR);
-        facts.shape.rest_bytes = facts.shape.rest_bytes.saturating_add(sees);
+        let size = |part: Option<ContentHash>| part.and_then(|digest| self.blobs.size(&digest));
+        let sees = size(parts.projector).unwrap_or(0);
+        let more = sees.saturating_mul(PER_BYTE_OF_PROJECTOR);
+        let more = more.saturating_add(size(parts.adapter).unwrap_or(0));
+        facts.shape.rest_bytes = facts.shape.rest_bytes.saturating_add(more);
         let facts = Arc::new(facts);
         let named: Vec<Parts> = lock(&self.known).keys().copied().collect();
         let mut inspected = lock(&self.inspected);
@@ -374,7 +382,6 @@ mod tests {
     use crate::blobs::Blobs;
     use crate::daemon::pool::Whose;
     use crate::daemon::testing::{no_worker, until};
-    use substrate_record::ContentHash;
     use substrate_sandbox::wire::KvType;
 
     const SETTING: Setting = Setting {

@@ -94,6 +94,7 @@ mod tests {
     const MODEL: Parts = Parts {
         weights: ContentHash::from_bytes([1; 32]),
         projector: None,
+        adapter: None,
     };
 
     #[tokio::test]

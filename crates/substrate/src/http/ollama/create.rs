@@ -19,7 +19,7 @@ use crate::http::error::{OllamaError, Refusal, clipped};
 use crate::http::guard::Caller;
 use crate::http::names::model_name;
 use crate::http::{Shared, content};
-use crate::models::create::{Base, Order};
+use crate::models::create::{Adapter, Base, Order};
 use crate::models::modelfile::Modelfile;
 use crate::models::parameters::Parameters;
 use crate::models::recipe::{MAX_TURNS, Recipe, Turn};
@@ -91,20 +91,15 @@ fn order(request: CreateRequest) -> Result<(Order, Vec<String>), Refusal> {
     if quantised.is_some_and(|kind| !kind.is_empty()) {
         return Err(Refusal::not_yet("quantize", "quantising a model"));
     }
-    if !request.adapters.is_empty() {
-        return Err(Refusal::not_yet(
-            "adapters",
-            "an adapter beside the weights",
-        ));
-    }
+    let mut adapter = adapter(&request.adapters)?;
     let mut warnings = Vec::new();
     let mut recipe = Recipe::default();
     let text = request.modelfile.filter(|text| !text.is_empty());
     if let Some(text) = text {
         let read = Modelfile::parse(&text);
         let read = read.map_err(|error| Refusal::invalid("modelfile", error.to_string()))?;
-        if read.adapter.is_some() {
-            return Err(Refusal::not_yet("modelfile", "ADAPTER"));
+        if let Some(named) = read.adapter.filter(|_| adapter.is_none()) {
+            adapter = Some(Adapter::Blob(blobs::parse(&named)?));
         }
         (recipe, warnings) = (read.recipe, read.warnings);
     }
@@ -131,7 +126,12 @@ fn order(request: CreateRequest) -> Result<(Order, Vec<String>), Refusal> {
         .check()
         .map_err(|error| Refusal::invalid("model", error.to_string()))?;
     let base = base(&recipe.from, &request.files)?;
-    let order = Order { name, base, recipe };
+    let order = Order {
+        name,
+        base,
+        adapter,
+        recipe,
+    };
     Ok((order, warnings))
 }
 
@@ -169,6 +169,18 @@ fn base(from: &str, files: &BTreeMap<String, String>) -> Result<Base, Refusal> {
     }
 }
 
+/// The one adapter that was uploaded, if any.
+fn adapter(adapters: &BTreeMap<String, String>) -> Result<Option<Adapter>, Refusal> {
+    match adapters.len() {
+        0 => Ok(None),
+        1 => {
+            let digest = adapters.values().next().map_or("", String::as_str);
+            Ok(Some(Adapter::Blob(blobs::parse(digest)?)))
+        }
+        _ => Err(Refusal::not_yet("adapters", "several adapters at once")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +205,7 @@ mod tests {
         assert_eq!(order.name.to_string(), "pirate:latest");
         assert_eq!(order.base, Base::Model("smollm2:135m".into()));
         assert_eq!(
-            crate::models::modelfile::write(&order.recipe, "x"),
+            crate::models::modelfile::write(&order.recipe, "x", None),
             "FROM x\nSYSTEM Be a pirate.\nPARAMETER temperature 0.5\nPARAMETER seed 7\nPARAMETER stop a\nPARAMETER stop b\n\
              MESSAGE user hi\nMESSAGE assistant Ahoy\nLICENSE MIT\n"
         );
@@ -222,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_is_named_by_its_digest() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for request in [
+            format!(r#"{{"model":"a","from":"b","adapters":{{"lora.gguf":"{digest}"}}}}"#),
+            format!(r#"{{"model":"a","modelfile":"FROM b\nADAPTER {digest}"}}"#),
+        ] {
+            let (order, _) = read(&request).unwrap();
+            assert!(matches!(order.adapter, Some(Adapter::Blob(_))), "{request}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_made_is_refused_by_name() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         for (json, why) in [
@@ -237,7 +261,15 @@ mod tests {
             ),
             (
                 r#"{"model":"a","from":"b","adapters":{"x":"sha256:ab"}}"#.to_owned(),
-                "adapter beside the weights is not there yet",
+                "invalid digest",
+            ),
+            (
+                format!(r#"{{"model":"a","from":"b","adapters":{{"x":"{digest}","y":"{digest}"}}}}"#),
+                "several adapters at once is not there yet",
+            ),
+            (
+                r#"{"model":"a","modelfile":"FROM b\nADAPTER ./lora.gguf"}"#.to_owned(),
+                "invalid digest",
             ),
             (
                 r#"{"model":"a","from":"b","parameters":{"warmth":1}}"#.to_owned(),
