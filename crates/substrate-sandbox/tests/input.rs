@@ -4,7 +4,7 @@ use ciborium::Value;
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
     Image, Input, InputError, Message, Prompt, Thinking,
-    image::{ImageError, Kind, Look, MAX_IMAGE, MAX_IMAGES, MAX_POINTS, MAX_SIDE},
+    image::{ImageError, Kind, Look, MAX_IMAGE, MAX_IMAGES, MAX_POINTS, MAX_POINTS_TOGETHER, MAX_SIDE},
     input::{
         CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
         MAX_TEMPLATE, MAX_TEXTS,
@@ -235,6 +235,13 @@ fn images_stand_at_characters_in_order_and_are_not_too_many() {
         said(&many),
         Err(InputError::TooLarge { what: "images", .. })
     ));
+    let large = || (0, png(4096, 4096));
+    assert_eq!(said(&[large(), large()]), Ok(()));
+    let together = MAX_POINTS_TOGETHER + 81;
+    assert_eq!(
+        said(&[large(), large(), at(0)]),
+        Err(InputError::Points(together))
+    );
     let why = ImageError::Kind;
     assert_eq!(
         said(&[at(0), (0, vec![1, 2])]),

@@ -16,6 +16,10 @@ pub const MAX_IMAGES: usize = 16;
 /// this is a quarter of a gigabyte at worst, for a moment.
 pub const MAX_POINTS: u64 = 16 * 1024 * 1024;
 
+/// The most points of all images of one input: eight photographs as phones take them for such uses. The worker decodes them
+/// together, at three bytes a point.
+pub const MAX_POINTS_TOGETHER: u64 = 2 * MAX_POINTS;
+
 /// The longest side: a panorama of the most points may be this long and a thousand high.
 pub const MAX_SIDE: u32 = 16 * 1024;
 
@@ -74,6 +78,11 @@ pub enum ImageError {
 }
 
 impl Look {
+    /// Points in all.
+    pub fn points(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+
     /// Looks at an image's header.
     pub fn at(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.len() > MAX_IMAGE {

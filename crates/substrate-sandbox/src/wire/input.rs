@@ -13,7 +13,7 @@
 use std::fmt;
 
 use super::cbor::{Reader, Writer};
-use super::image::{ImageError, Look, MAX_IMAGES};
+use super::image::{ImageError, Look, MAX_IMAGES, MAX_POINTS_TOGETHER};
 
 pub use super::cbor::CborError;
 
@@ -203,6 +203,9 @@ pub enum InputError {
         #[source]
         why: ImageError,
     },
+    /// The images have too many points together.
+    #[error("the images have {0} points together, over the limit of {MAX_POINTS_TOGETHER}")]
+    Points(u64),
     /// An image stands nowhere in its message, or before the one that comes before it.
     #[error("image {0} has no place in its message")]
     ImagePlace(usize),
@@ -411,7 +414,7 @@ impl Message {
 fn check_images(messages: &[Message]) -> Result<(), InputError> {
     let count = messages.iter().map(|message| message.images.len()).sum();
     within("images", count, MAX_IMAGES)?;
-    let mut number = 0;
+    let (mut number, mut points) = (0, 0_u64);
     for message in messages {
         let mut last = 0;
         for image in &message.images {
@@ -421,8 +424,13 @@ fn check_images(messages: &[Message]) -> Result<(), InputError> {
                 return Err(InputError::ImagePlace(number));
             }
             last = image.at;
-            Look::at(&image.bytes).map_err(|why| InputError::Image { number, why })?;
+            let look = Look::at(&image.bytes);
+            let look = look.map_err(|why| InputError::Image { number, why })?;
+            points = look.points().saturating_add(points);
         }
+    }
+    if points > MAX_POINTS_TOGETHER {
+        return Err(InputError::Points(points));
     }
     Ok(())
 }
