@@ -4,7 +4,9 @@ use ciborium::Value;
 use proptest::{collection::vec, option::of, prelude::*};
 use substrate_sandbox::wire::{
     Image, Input, InputError, Message, Prompt, Thinking,
-    image::{ImageError, Kind, Look, MAX_IMAGE, MAX_IMAGES, MAX_POINTS, MAX_POINTS_TOGETHER, MAX_SIDE},
+    image::{
+        ImageError, Kind, Look, MAX_IMAGE, MAX_IMAGES, MAX_POINTS, MAX_POINTS_TOGETHER, MAX_SIDE,
+    },
     input::{
         CborError, MAX_INPUT, MAX_LABEL, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_STOP, MAX_STOPS,
         MAX_TEMPLATE, MAX_TEXTS,

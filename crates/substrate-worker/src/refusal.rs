@@ -35,7 +35,7 @@ impl From<EngineError> for Refusal {
         let why = match error {
             EngineError::Model(_) | EngineError::Projector(_) | EngineError::Adapter(_) => {
                 Failure::BadModel
-            },
+            }
             EngineError::Memory(_) => Failure::OutOfMemory,
             EngineError::UnknownToken(_) | EngineError::Grammar(_) | EngineError::Image => {
                 Failure::BadInput

@@ -109,7 +109,8 @@ impl Loaded {
     fn from(path: &str, options: &LoadOptions, interrupt: Interrupt) -> Result<Loaded, Refusal> {
         let (header, model) = open(path, options.gpu)?;
         if model.pooling().is_some() && (options.projector.is_some() || options.adapter.is_some()) {
-            let detail = "this model makes vectors of texts, and takes neither projector nor adapter";
+            let detail =
+                "this model makes vectors of texts, and takes neither projector nor adapter";
             return Err(Refusal::new(Failure::Unsupported, detail));
         }
         if model.pooling().is_some() {

@@ -29,10 +29,7 @@ fn adapted(path: &str) -> Result<Engine, substrate_worker::refusal::Refusal> {
 
 #[test]
 fn what_is_said_is_what_llama_cpps_server_says_up_to_near_ties() {
-    let golden = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/adapters/answers.json"
-    );
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/adapters/answers.json");
     let text = std::fs::read_to_string(golden).expect("a golden file");
     let cases: Vec<Json> = serde_json::from_str(&text).expect("JSON");
     let mut with = adapted(&adapter()).expect("model and adapter load");
@@ -95,7 +92,7 @@ fn what_is_no_adapter_for_the_model_is_refused() {
     for (path, why) in [
         (model(), "the adapter's file is none"),
         (projector(), "the adapter's file is none"),
-        (cut, "data"),
+        (cut, "the tensors"),
         (other, "architecture qwen2, and this one is of llama"),
         (astray, "the engine refused the adapter"),
         (write("rubbish.gguf", b"rubbish"), "magic"),

@@ -689,7 +689,9 @@ fn an_adapter_makes_another_model_of_the_same_weights() {
         .create_with("file:1", Base::File(weights), adapter(), "")
         .unwrap();
     assert_eq!(file.parts(), own.parts());
-    let over = machine.create("over:1", model("own:1"), "SYSTEM ho").unwrap();
+    let over = machine
+        .create("over:1", model("own:1"), "SYSTEM ho")
+        .unwrap();
     assert_eq!(over.parts(), own.parts());
     let second = machine.create_with("second:1", model("own:1"), adapter(), "");
     let told = second.unwrap_err().to_string();
@@ -700,7 +702,14 @@ fn an_adapter_makes_another_model_of_the_same_weights() {
         let removed = catalogue.remove(&named(name)).unwrap();
         assert!(removed.unreferenced.is_empty(), "{name}");
     }
-    assert_eq!(catalogue.remove(&named("over:1")).unwrap().unreferenced.len(), 2);
+    assert_eq!(
+        catalogue
+            .remove(&named("over:1"))
+            .unwrap()
+            .unreferenced
+            .len(),
+        2
+    );
 }
 
 #[test]
@@ -711,7 +720,10 @@ fn what_is_no_adapter_for_the_model_makes_none() {
     let file = |name, text| Adapter::File(machine.file(name, text));
     for (adapter, why) in [
         (Adapter::File(weights.clone()), "no adapter"),
-        (file("a.gguf", "GGUF qwen2 10 adapter"), "architecture qwen2"),
+        (
+            file("a.gguf", "GGUF qwen2 10 adapter"),
+            "architecture qwen2",
+        ),
         (file("b.gguf", "rubbish"), "no GGUF magic"),
         (Adapter::File("/nowhere/c.gguf".into()), "c.gguf"),
     ] {

@@ -39,7 +39,11 @@ fn restrict(files: Vec<PathFd>) -> Result<RulesetStatus, RulesetError> {
         .handle_access(AccessNet::from_all(WANTED))?
         .scope(Scope::from_all(WANTED))?
         .create()?
-        .add_rules(files.into_iter().map(|file| Ok::<_, RulesetError>(read(file))))?
+        .add_rules(
+            files
+                .into_iter()
+                .map(|file| Ok::<_, RulesetError>(read(file))),
+        )?
         .restrict_self()?;
     Ok(status.ruleset)
 }

@@ -185,6 +185,7 @@ fn facts() -> impl Strategy<Value = ModelFacts> {
         any::<[String; 5]>(),
         any::<[Option<String>; 2]>(),
         shape(),
+        any::<bool>(),
     )
         .prop_map(
             |(
@@ -193,6 +194,7 @@ fn facts() -> impl Strategy<Value = ModelFacts> {
                 texts,
                 [template, licence],
                 shape,
+                is_adapter,
             )| {
                 let [arch, quant, name, backend, build] = texts;
                 ModelFacts {
@@ -209,6 +211,7 @@ fn facts() -> impl Strategy<Value = ModelFacts> {
                     backend,
                     build,
                     shape,
+                    is_adapter,
                 }
             },
         )

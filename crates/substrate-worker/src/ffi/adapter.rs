@@ -65,13 +65,21 @@ impl Adapter {
     ///
     /// # Safety
     /// The context is live and of the adapter's model, and is freed before the adapter.
-    pub(super) unsafe fn apply(&self, context: NonNull<sys::llama_context>) -> Result<(), EngineError> {
+    pub(super) unsafe fn apply(
+        &self,
+        context: NonNull<sys::llama_context>,
+    ) -> Result<(), EngineError> {
         let mut adapters = [self.raw.as_ptr()];
         let mut scales = [1.0];
         let code = guarded("laying the adapter over the model", || {
             // SAFETY: both lists have one element and outlive the call; the rest is the caller's promise.
             unsafe {
-                llama_set_adapters_lora(context.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr())
+                llama_set_adapters_lora(
+                    context.as_ptr(),
+                    adapters.as_mut_ptr(),
+                    1,
+                    scales.as_mut_ptr(),
+                )
             }
         })?;
         match code {

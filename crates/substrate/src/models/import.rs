@@ -276,7 +276,10 @@ impl Importer {
     ) -> Result<(), ImportError> {
         let (facts, size) = self.looked_at(digest, file)?;
         if !facts.is_adapter {
-            let why = format!("it is a model of architecture {}, and no adapter", facts.arch);
+            let why = format!(
+                "it is a model of architecture {}, and no adapter",
+                facts.arch
+            );
             return Err(unfit(file, why));
         }
         if facts.arch != staged.facts.arch {
@@ -286,7 +289,12 @@ impl Importer {
             );
             return Err(unfit(file, why));
         }
-        if staged.body.files.iter().any(|file| file.role == FileRole::Adapter) {
+        if staged
+            .body
+            .files
+            .iter()
+            .any(|file| file.role == FileRole::Adapter)
+        {
             let why = "the model it is made from has an adapter already, and takes one".to_owned();
             return Err(unfit(file, why));
         }
@@ -396,7 +404,8 @@ impl Importer {
     ) -> Result<Staged, ImportError> {
         let (facts, size) = self.looked_at(digest, file)?;
         if facts.arch == PROJECTOR {
-            let why = "it is a projector, which a model is imported with (--projector), and no model";
+            let why =
+                "it is a projector, which a model is imported with (--projector), and no model";
             return Err(unfit(file, why.to_owned()));
         }
         if facts.is_adapter {

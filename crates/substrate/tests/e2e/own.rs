@@ -273,7 +273,10 @@ fn an_adapter_changes_what_is_said_and_another_node_needs_it_too() -> Result<()>
     ensure!(own != plain, "it is not used: {own}");
     let shown = trio.b.json(&["show", OWN])?;
     let files = shown["files"].as_array().context("no files")?;
-    ensure!(files.iter().any(|file| file["role"] == "adapter"), "{shown}");
+    ensure!(
+        files.iter().any(|file| file["role"] == "adapter"),
+        "{shown}"
+    );
     // The requester holds the weights and not the adapter: the one that has both answers.
     trio.a.wait_for("the adapted model", SEEN, |a| {
         Ok(a.json(&["peers"])?.to_string().contains(OWN))

@@ -264,7 +264,9 @@ mod tests {
                 "invalid digest",
             ),
             (
-                format!(r#"{{"model":"a","from":"b","adapters":{{"x":"{digest}","y":"{digest}"}}}}"#),
+                format!(
+                    r#"{{"model":"a","from":"b","adapters":{{"x":"{digest}","y":"{digest}"}}}}"#
+                ),
                 "several adapters at once is not there yet",
             ),
             (
