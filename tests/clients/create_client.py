@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes models of one's own with the unmodified `ollama` package.
 
-    create_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m --api-key KEY [--file MODEL.gguf]
+    create_client.py --base-url http://127.0.0.1:11535 --model smollm2:135m --api-key KEY [--file MODEL.gguf] \\
+        [--adapter ADAPTER.gguf]
 
 The key needs the admin right. Prints one line per check and ends with 0 if all held. Needs: pip install ollama
 """
@@ -125,6 +126,20 @@ def makes_a_model_of_an_upload(client, file):
     assert client.delete(UPLOADED).status == "success"
 
 
+def lays_an_upload_over_a_model(client, file, base):
+    digest = client.create_blob(file)
+    assert client.create(model=UPLOADED, from_=base, adapters={"lora.gguf": digest}).status == "success"
+    options = {"temperature": 0, "num_predict": 16, "seed": 1}
+    own, plain = (client.chat(model=name, messages=QUESTION, options=options) for name in (UPLOADED, base))
+    assert own.message.content != plain.message.content, own.message.content
+    again = client.chat(model=UPLOADED, messages=QUESTION, options=options)
+    assert again.message.content == own.message.content
+    assert client.delete(UPLOADED).status == "success"
+    absent = {"lora.gguf": "sha256:" + "0" * 64}
+    error = refused(lambda: client.create(model=UPLOADED, from_=base, adapters=absent))
+    assert error.status_code == 400 and "no blob" in error.error, error
+
+
 def is_the_admins(client, base):
     base_url = str(client._client.base_url).rstrip("/")
     keyless = ollama.Client(host=base_url, timeout=120)
@@ -152,17 +167,20 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--api-key", required=True, help="one with the admin right")
     parser.add_argument("--file", help="a model file to be sent; without one that is not checked")
+    parser.add_argument("--adapter", help="a LoRA for the model to be sent; likewise")
     arguments = parser.parse_args()
     headers = {"Authorization": f"Bearer {arguments.api_key}"}
     client = ollama.Client(host=arguments.base_url, headers=headers, timeout=120)
     checks = [(check, arguments.model) for check in CHECKS]
     if arguments.file:
         checks.append((makes_a_model_of_an_upload, arguments.file))
+    if arguments.adapter:
+        checks.append((lays_an_upload_over_a_model, arguments.adapter, arguments.model))
     failed = 0
-    for check, subject in checks:
+    for check, *subjects in checks:
         name = check.__name__.replace("_", " ")
         try:
-            check(client, subject)
+            check(client, *subjects)
             print(f"ok    {name}")
         except Exception as error:  # every check is told, whatever the one before did
             failed += 1

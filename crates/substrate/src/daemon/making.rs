@@ -17,7 +17,7 @@ use crate::door::{Call, Door};
 use crate::grpc::desk::{Desk, now_ms};
 use crate::http::actions::PullStream;
 use crate::http::{ActionError, PullProgress};
-use crate::models::create::{Base, CreateError, Order};
+use crate::models::create::{Adapter, Base, CreateError, Order};
 use crate::models::import::{ImportError, Signer};
 
 /// Steps that may wait for a client. A making has fewer.
@@ -28,8 +28,8 @@ const LOOK_EVERY: u64 = 64 << 20;
 
 /// Makes a model, and tells its steps.
 pub async fn create(desk: Arc<Desk>, door: Door, order: Order) -> Result<PullStream, ActionError> {
-    let (looked_at, base) = (desk.clone(), order.base.clone());
-    blocking(move || is_here(&looked_at, &base)).await?;
+    let looked_at = desk.clone();
+    let order = blocking(move || is_here(&looked_at, &order).map(|()| order)).await?;
     let (tell, steps) = mpsc::channel(PROGRESS_DEPTH);
     tokio::spawn(async move {
         let telling = tell.clone();
@@ -53,17 +53,26 @@ pub async fn create(desk: Arc<Desk>, door: Door, order: Order) -> Result<PullStr
 }
 
 /// What is not here is told before anything else.
-fn is_here(desk: &Desk, base: &Base) -> Result<(), ActionError> {
-    match base {
-        Base::Model(name) => desk.catalogue.find(name).map(drop).map_err(action_error),
-        Base::Blob(digest) if !desk.blobs.has(digest) => Err(ActionError::Invalid {
-            param: "files",
-            why: format!(
-                "no blob sha256:{digest} is here: send it to /api/blobs/sha256:{digest} first"
-            ),
-        }),
-        Base::Blob(_) | Base::File(_) => Ok(()),
+fn is_here(desk: &Desk, order: &Order) -> Result<(), ActionError> {
+    if let Base::Model(name) = &order.base {
+        desk.catalogue.find(name).map_err(action_error)?;
     }
+    if let Base::Blob(digest) = &order.base {
+        blob_is_here(desk, "files", digest)?;
+    }
+    if let Some(Adapter::Blob(digest)) = &order.adapter {
+        blob_is_here(desk, "adapters", digest)?;
+    }
+    Ok(())
+}
+
+fn blob_is_here(desk: &Desk, param: &'static str, digest: &ContentHash) -> Result<(), ActionError> {
+    if desk.blobs.has(digest) {
+        return Ok(());
+    }
+    let why =
+        format!("no blob sha256:{digest} is here: send it to /api/blobs/sha256:{digest} first");
+    Err(ActionError::Invalid { param, why })
 }
 
 fn line(status: &str) -> PullProgress {
