@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let recipe = read.recipe;
     assert!(recipe.check().is_ok() && !recipe.from.is_empty());
     assert!(recipe.messages.len() <= MAX_TURNS);
-    let written = write(&recipe, &recipe.from);
+    let written = write(&recipe, &recipe.from, None);
     assert!(written.len() <= 2 * MAX_RECIPE);
     if texts(&recipe).any(|text| text.contains("\"\"\"")) {
         return;
