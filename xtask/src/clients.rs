@@ -7,7 +7,7 @@ use xtask::model;
 use xtask::node::{Node, Scratch};
 use xtask::python;
 use xtask::sh;
-use xtask::trio::{Holders, MODEL, SEES, Trio, VECTORS, import_seeing};
+use xtask::trio::{Holders, MODEL, Trio, VECTORS};
 
 /// The packages as their users install them, pinned so that a red gate is our doing.
 const PACKAGES: [&str; 4] = [
@@ -61,8 +61,6 @@ pub fn run(bin: &Path, model: &Path) -> Result<()> {
         client(&python, script, &api, &[])?;
     }
     creating(&python, &trio.b, model)?;
-    import_seeing(&trio.b, model, &model::projector_beside(model))?;
-    showing(&python, &api)?;
     // A holds no model; B and C of its circle answer for it.
     client(
         &python,
@@ -83,23 +81,11 @@ fn creating(python: &Path, node: &Node, model: &Path) -> Result<()> {
     client(python, "create_client.py", &node.api.to_string(), &more)
 }
 
-/// Shows an image to a model that sees, and to one that does not.
-fn showing(python: &Path, api: &str) -> Result<()> {
-    let image = sh::root().join("crates/substrate-worker/tests/images/stripes.png");
-    let image = image.to_str().context("a path in UTF-8")?;
-    let more = ["--blind", MODEL, "--image", image];
-    client_of(python, "images_client.py", api, SEES, &more)
-}
-
 fn client(python: &Path, script: &str, api: &str, more: &[&str]) -> Result<()> {
-    client_of(python, script, api, MODEL, more)
-}
-
-fn client_of(python: &Path, script: &str, api: &str, model: &str, more: &[&str]) -> Result<()> {
     sh::run(
         sh::command(python)
             .arg(sh::root().join("tests/clients").join(script))
-            .args(["--base-url", &format!("http://{api}"), "--model", model])
+            .args(["--base-url", &format!("http://{api}"), "--model", MODEL])
             .args(more),
     )
 }
