@@ -67,9 +67,6 @@ const _: () = assert!(
 /// Context of a model that names none: llama.cpp's own default.
 const DEFAULT_CONTEXT: u32 = 4096;
 
-/// llama.cpp rounds the cells of a lane up to this.
-const CELL_PADDING: u32 = 256;
-
 /// Rounds of a measurement, and the time after which none is begun: a first prompt waits for it.
 const BENCH_ROUNDS: u32 = 3;
 const BENCH_TIME: Duration = Duration::from_secs(3);
@@ -86,8 +83,6 @@ pub struct LoadOptions {
     pub slots: u32,
     /// Cells of the cache, of all sequences together; never fewer than one context.
     pub cells: u32,
-    /// Whether each sequence has cells of its own for a whole context; then `cells` bounds the kept prefixes alone.
-    pub apart: bool,
     /// Rows of one decode that may have logits, if more than there are lanes: for measurements.
     pub outputs: u32,
     /// Threads for single tokens.
@@ -116,7 +111,6 @@ impl Default for LoadOptions {
             n_ctx: 0,
             slots: 1,
             cells: 0,
-            apart: false,
             outputs: 0,
             threads: 1,
             batch_threads: 1,
@@ -165,17 +159,9 @@ impl Engine {
         let pool = options.pool.max(options.threads).max(options.batch_threads);
         let n_ctx = context_of(options.n_ctx, model.n_ctx_train());
         let slots = options.slots.clamp(1, MAX_SLOTS);
-        let lanes = slots + SPARE_LANES;
-        let cells = options.cells.max(n_ctx);
-        // Lanes that are no plain cells are copied and shared otherwise.
-        let apart = options.apart && model.has_plain_cache();
         let size = Size {
-            cells: match apart {
-                true => lanes.saturating_mul(n_ctx.next_multiple_of(CELL_PADDING)),
-                false => cells,
-            },
-            lanes,
-            apart,
+            cells: options.cells.max(n_ctx),
+            lanes: slots + SPARE_LANES,
             outputs: options.outputs,
             kv: options.kv,
             ..Size::default()
@@ -200,7 +186,7 @@ impl Engine {
         let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
         Ok(Engine {
-            scheduler: Scheduler::new(slots, size.lanes, cells, !apart, reuse),
+            scheduler: Scheduler::new(slots, size.lanes, context.cells(), reuse),
             context,
             template,
             grammars: OnceCell::new(),
@@ -284,7 +270,10 @@ impl Engine {
             ));
         };
         let images = sight::decode(messages)?;
-        let (mut marked, mark) = with_marks(messages, &[input.tools.as_deref()]);
+        let (mut marked, mark) = with_marks(
+            messages,
+            &[input.tools.as_deref(), input.template.as_deref()],
+        );
         let text = self.render_chat(&marked, input);
         marked.iter_mut().for_each(wipe_message);
         sight::read(projector, &Zeroizing::new(text?), &mark, &images)

@@ -93,8 +93,7 @@ pub struct Scheduler {
     free: Vec<u32>,
     prefixes: Prefixes,
     slots: usize,
-    /// Cells that all lanes share; `None`: each has those of a whole context to itself.
-    cells: Option<usize>,
+    cells: usize,
     /// Whether this model's cells can be shared and cut; those of recurrent ones cannot.
     reuse: bool,
     counters: Counters,
@@ -104,16 +103,16 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Nothing runs. The context has `slots` + [`SPARE_LANES`] lanes, or fewer. `cells` bounds the kept prefixes and, if the
-    /// lanes share them (`together`), all that runs.
-    pub fn new(slots: u32, lanes: u32, cells: u32, together: bool, reuse: bool) -> Scheduler {
+    /// Nothing runs. The context has `slots` + [`SPARE_LANES`] lanes, or fewer.
+    pub fn new(slots: u32, lanes: u32, cells: u32, reuse: bool) -> Scheduler {
         Scheduler {
             running: Vec::new(),
             waiting: VecDeque::new(),
             free: (0..lanes).rev().collect(),
+            // Copies take no more memory than the cells themselves.
             prefixes: Prefixes::new(cells as usize),
             slots: slots.clamp(1, lanes.saturating_sub(SPARE_LANES).max(1)) as usize,
-            cells: together.then_some(cells as usize),
+            cells: cells as usize,
             reuse,
             counters: Counters::default(),
             rows: Vec::new(),
@@ -215,10 +214,13 @@ impl Scheduler {
         let Some(next) = self.waiting.front() else {
             return false;
         };
-        let held = self.running.iter().map(|runner| &runner.sequence);
-        let held = held.chain([next]).map(|sequence| sequence.len() + HEADROOM);
-        let fits = |cells| held.sum::<usize>() <= cells;
-        self.running.is_empty() || (self.running.len() < self.slots && self.cells.is_none_or(fits))
+        let held: usize = self
+            .running
+            .iter()
+            .map(|runner| runner.sequence.len() + HEADROOM)
+            .sum();
+        self.running.is_empty()
+            || (self.running.len() < self.slots && held + next.len() + HEADROOM <= self.cells)
     }
 
     /// What its requester has kept of a sequence's tokens is used. All other prefixes leave the cells.
@@ -228,10 +230,10 @@ impl Scheduler {
         // There is one: at most `slots` − 1 sequences run, and one prefix was spared.
         let lane = self.free.pop().unwrap_or_default();
         let count = match found {
-            Some((Source::Lane(from), count)) => match context.share(from, lane, count as u32) {
-                true => count,
-                false => 0,
-            },
+            Some((Source::Lane(from), count)) => {
+                context.share(from, lane, count as u32);
+                count
+            }
             Some((Source::Copy(entry), count)) => {
                 let copy = self.prefixes.copy(entry);
                 let back = copy.is_some_and(|copy| context.put_back(copy, lane));

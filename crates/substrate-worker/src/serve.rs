@@ -166,7 +166,6 @@ where
         gpu,
         projector,
         adapter,
-        apart,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -180,7 +179,6 @@ where
         gpu,
         projector: projector.then_some(place.projector),
         adapter: adapter.then_some(place.adapter),
-        apart,
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

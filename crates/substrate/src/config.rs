@@ -210,8 +210,6 @@ pub struct ModelSettings {
     pub kv_cache_type: CacheType,
     /// Whether attention may be fused; `None` = as the engine thinks best for the model.
     pub flash_attention: Option<bool>,
-    /// Whether each answer has the cells of a whole context to itself.
-    pub own_cells: bool,
 }
 
 impl ModelSettings {

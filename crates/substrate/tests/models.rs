@@ -8,7 +8,9 @@ use substrate::home::Home;
 use substrate::keys::{DeviceKey, RegistryKey, genesis_of_network, genesis_of_one};
 use substrate::models::catalogue::{Catalogue, FindError, Held};
 use substrate::models::create::{Adapter, Base, CreateError, Order};
-use substrate::models::import::{ImportError, Importer, Inspect, InspectError, ModelFacts, Signer};
+use substrate::models::import::{
+    ImportError, Importer, Inspect, InspectError, ModelFacts, More, Signer,
+};
 use substrate::models::modelfile::Modelfile;
 use substrate::models::names::ModelName;
 use substrate::store::Store;
@@ -619,7 +621,7 @@ fn a_projector_is_a_file_of_the_model_and_another_model() {
         .stage(&weights, Vec::new(), &mut |_, _| {})
         .unwrap();
     importer
-        .add_projector(&mut staged, &projector, &mut |_, _| {})
+        .add(&mut staged, More::Projector, &projector, &mut |_, _| {})
         .unwrap();
     let signer = Signer::Device(machine.device.clone());
     let sees = importer
@@ -653,7 +655,7 @@ fn what_is_no_projector_is_not_taken_for_one_nor_a_projector_for_a_model() {
         (&weights, "no projector"),
         (&machine.file("b.gguf", "rubbish"), "no GGUF magic"),
     ] {
-        let refused = importer.add_projector(&mut staged, file, &mut |_, _| {});
+        let refused = importer.add(&mut staged, More::Projector, file, &mut |_, _| {});
         let told = refused.unwrap_err().to_string();
         assert!(told.contains(why), "{told}");
     }
@@ -695,7 +697,7 @@ fn an_adapter_makes_another_model_of_the_same_weights() {
     assert_eq!(over.parts(), own.parts());
     let second = machine.create_with("second:1", model("own:1"), adapter(), "");
     let told = second.unwrap_err().to_string();
-    assert!(told.contains("has an adapter already"), "{told}");
+    assert!(told.contains("has its adapter already"), "{told}");
     // Its bytes stay as long as a name needs them.
     let catalogue = machine.catalogue();
     for name in ["base:1", "own:1", "again:1", "file:1"] {

@@ -211,7 +211,7 @@ fn measure(
     let scratch = Scratch::new("bench-engine")?;
     let mut node = Node::create(bin, scratch.path(), "ours")?;
     node.write_config(&format!(
-        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\nown_cells = true\ncontext = {CONTEXT}\nkeep_alive = -1\n"
+        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\ncontext = {CONTEXT}\nkeep_alive = -1\n"
     ))?;
     node.start()?;
     import(&node, model, &[])?;

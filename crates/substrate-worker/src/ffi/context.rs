@@ -1,8 +1,8 @@
 //! A context: one cache for several lanes, its thread pool, and the interrupt that stops a decode.
 //!
-//! A lane is llama.cpp's sequence: its own positions, its own attention. Lanes share one pool of cells (`kv_unified`), so that
-//! one may be long while others are short, and a prefix may belong to several without a copy; llama.cpp then skips the
-//! cells of other lanes one by one. Or each has its own ([`Size::apart`]), which takes more memory and less time.
+//! A lane is llama.cpp's sequence: its own positions, its own attention. All lanes share one pool of
+//! cells (`kv_unified`), so that a lane may be long while others are short, and a prefix may belong
+//! to several lanes without a copy. llama.cpp skips the cells of other lanes one by one.
 //!
 //! Images are encoded with the same threads, so the [`Projector`] is loaded through the context.
 //!
@@ -56,8 +56,6 @@ pub struct Size {
     pub cells: u32,
     /// Lanes.
     pub lanes: u32,
-    /// Whether each lane has its part of the cells to itself.
-    pub apart: bool,
     /// Rows of one decode that may have logits.
     pub outputs: u32,
     /// Tokens of one decode; 0: [`MAX_BATCH`].
@@ -124,7 +122,6 @@ pub struct Context {
     model: Arc<Model>,
     interrupt: Interrupt,
     lanes: u32,
-    apart: bool,
     batch: usize,
     ids: Vec<i32>,
     positions: Vec<i32>,
@@ -166,7 +163,7 @@ impl Context {
                 params.n_batch = batch;
                 params.n_ubatch = batch;
                 params.n_seq_max = lanes;
-                params.kv_unified = !size.apart;
+                params.kv_unified = true;
                 params.n_outputs_max = outputs.max(lanes).min(batch);
                 if size.vectors {
                     params.embeddings = true;
@@ -203,7 +200,6 @@ impl Context {
             model,
             interrupt,
             lanes,
-            apart: size.apart,
             batch: batch as usize,
             ids: Vec::new(),
             positions: Vec::new(),
@@ -427,20 +423,13 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), lane as i32, start as i32, -1) }
     }
 
-    /// Makes the first `count` positions of lane `from` those of the empty lane `to` as well; false if there is no memory for
-    /// it, and then that lane is empty still.
-    pub fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
+    /// Makes the first `count` positions of lane `from` belong to the empty lane `to` as well.
+    pub fn share(&mut self, from: u32, to: u32, count: u32) {
         debug_assert!(from < self.lanes && to < self.lanes);
-        if self.apart {
-            // llama.cpp would copy all cells of the lane, used or not.
-            let copy = self.copy(from);
-            return copy.is_some_and(|copy| self.put_back(&copy, to) && self.cut(to, count));
-        }
         // SAFETY: the context is live and has both lanes.
         unsafe {
             sys::llama_memory_seq_cp(self.memory(), from as i32, to as i32, 0, count as i32);
         }
-        true
     }
 
     /// A copy of the cells of `lane`; `None` if there is none to be had.

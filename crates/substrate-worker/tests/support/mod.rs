@@ -146,7 +146,6 @@ pub fn half(n_ctx: u32) -> Load {
         gpu: None,
         projector: false,
         adapter: false,
-        apart: false,
     }
 }
 

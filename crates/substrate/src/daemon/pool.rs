@@ -70,8 +70,6 @@ pub struct WorkerSettings {
     pub kv: KvType,
     /// Whether attention may be fused.
     pub flash_attention: bool,
-    /// Whether each answer has the cells of a whole context to itself.
-    pub own_cells: bool,
 }
 
 impl WorkerSettings {

@@ -113,7 +113,6 @@ pub fn no_worker() -> WorkerSettings {
         max_loaded: 3,
         kv: Default::default(),
         flash_attention: true,
-        own_cells: false,
     }
 }
 

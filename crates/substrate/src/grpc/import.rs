@@ -16,7 +16,7 @@ use crate::{
     door::{Call, Door},
     models::{
         catalogue::Held,
-        import::{ImportError, ImportReport, Importer, Signer, Staged},
+        import::{ImportError, ImportReport, Importer, More, Signer, Staged},
         names::ModelName,
         pull::{PullError, Source},
     },
@@ -121,7 +121,7 @@ fn stage_file(
         if let Some(projector) = &projector {
             let added = desk
                 .importer
-                .add_projector(&mut staged, projector, &mut bar);
+                .add(&mut staged, More::Projector, projector, &mut bar);
             added.map_err(import_failed)?;
         }
         match signer {
@@ -192,7 +192,9 @@ fn stage_pull(
                 .stage_blob(&held.weights(), &name.to_string(), vec![source]);
             let mut staged = staged.map_err(import_failed)?;
             if let Some(projector) = held.parts().projector {
-                let added = desk.importer.add_projector_blob(&mut staged, &projector);
+                let added = desk
+                    .importer
+                    .add_blob(&mut staged, More::Projector, &projector);
                 added.map_err(import_failed)?;
             }
             adopt_or_sign(&desk, staged, name, signer)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use substrate_record::ContentHash;
 
 use super::catalogue::{FindError, Held};
-use super::import::{ImportError, Importer, Signer, Staged};
+use super::import::{ImportError, Importer, More, Signer, Staged};
 use super::names::ModelName;
 use super::recipe::{Recipe, RecipeError};
 use crate::blobs::BlobError;
@@ -149,8 +149,10 @@ impl Importer {
         if let Some(adapter) = adapter {
             tell("parsing adapter");
             match adapter {
-                Adapter::File(path) => self.add_adapter(&mut staged, &path)?,
-                Adapter::Blob(digest) => self.add_adapter_blob(&mut staged, &digest)?,
+                Adapter::File(path) => {
+                    self.add(&mut staged, More::Adapter, &path, &mut |_, _| {})?;
+                }
+                Adapter::Blob(digest) => self.add_blob(&mut staged, More::Adapter, &digest)?,
             }
         }
         tell("writing manifest");

@@ -144,6 +144,15 @@ pub struct Staged {
     pub how: How,
 }
 
+/// What may go with a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum More {
+    /// What sees images for it, as llama.cpp's `mmproj` files.
+    Projector,
+    /// A LoRA laid over its weights, as llama.cpp's converter writes.
+    Adapter,
+}
+
 /// A finished import.
 #[derive(Debug, Clone)]
 pub struct ImportReport {
@@ -197,113 +206,65 @@ impl Importer {
         self.vouch(staged, name, signer, None, now_ms)
     }
 
-    /// Takes in the projector of a staged model: a GGUF file of its own, as llama.cpp's `mmproj` files are.
+    /// Takes in a file that goes with a staged model, and makes another model of it: a GGUF file of its own.
     ///
     /// # Errors
-    /// It is no projector, or the disk's.
-    pub fn add_projector(
+    /// It is none of these or for another architecture, or the disk's. Whether its widths fit is found out when both are
+    /// loaded: files do not tell them alike.
+    pub fn add(
         &self,
         staged: &mut Staged,
+        more: More,
         file: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), ImportError> {
         let imported = self.blobs.import(file, None, progress)?;
-        self.inspect_projector(staged, &imported.digest, file)
+        self.inspect_more(staged, more, &imported.digest, file)
     }
 
-    /// As [`Self::add_projector`], of a blob that is here already.
-    pub fn add_projector_blob(
+    /// As [`Self::add`], of a blob that is here already.
+    pub fn add_blob(
         &self,
         staged: &mut Staged,
+        more: More,
         digest: &ContentHash,
     ) -> Result<(), ImportError> {
         if !self.blobs.has(digest) {
             return Err(BlobError::Absent(*digest).into());
         }
-        self.inspect_projector(staged, digest, &self.blobs.path(digest))
+        self.inspect_more(staged, more, digest, &self.blobs.path(digest))
     }
 
-    /// Whether it fits the model is found out when both are loaded: the widths of projectors are not told alike.
-    fn inspect_projector(
+    fn inspect_more(
         &self,
         staged: &mut Staged,
+        more: More,
         digest: &ContentHash,
         file: &Path,
     ) -> Result<(), ImportError> {
         let (facts, size) = self.looked_at(digest, file)?;
-        if facts.arch != PROJECTOR {
-            let why = format!(
-                "it is a model of architecture {}, and no projector",
-                facts.arch
-            );
-            return Err(unfit(file, why));
-        }
-        staged.body.files.push(ModelFile {
-            role: FileRole::Projector,
-            sha256: *digest,
-            size,
-        });
-        Ok(())
-    }
-
-    /// Takes in a LoRA adapter for a staged model, of which it makes another: a GGUF file as llama.cpp's converter writes.
-    ///
-    /// # Errors
-    /// It is no adapter, or for another architecture; or the disk's. Whether its widths fit is found out when both are
-    /// loaded.
-    pub fn add_adapter(&self, staged: &mut Staged, file: &Path) -> Result<(), ImportError> {
-        let imported = self.blobs.import(file, None, &mut |_, _| {})?;
-        self.inspect_adapter(staged, &imported.digest, file)
-    }
-
-    /// As [`Self::add_adapter`], of a blob that is here already.
-    pub fn add_adapter_blob(
-        &self,
-        staged: &mut Staged,
-        digest: &ContentHash,
-    ) -> Result<(), ImportError> {
-        if !self.blobs.has(digest) {
-            return Err(BlobError::Absent(*digest).into());
-        }
-        self.inspect_adapter(staged, digest, &self.blobs.path(digest))
-    }
-
-    fn inspect_adapter(
-        &self,
-        staged: &mut Staged,
-        digest: &ContentHash,
-        file: &Path,
-    ) -> Result<(), ImportError> {
-        let (facts, size) = self.looked_at(digest, file)?;
-        if !facts.is_adapter {
-            let why = format!(
-                "it is a model of architecture {}, and no adapter",
-                facts.arch
-            );
-            return Err(unfit(file, why));
-        }
-        if facts.arch != staged.facts.arch {
-            let why = format!(
-                "it is an adapter for models of architecture {}, and this one is of {}",
-                facts.arch, staged.facts.arch
-            );
-            return Err(unfit(file, why));
-        }
-        if staged
-            .body
-            .files
-            .iter()
-            .any(|file| file.role == FileRole::Adapter)
-        {
-            let why = "the model it is made from has an adapter already, and takes one".to_owned();
-            return Err(unfit(file, why));
-        }
-        staged.body.files.push(ModelFile {
-            role: FileRole::Adapter,
-            sha256: *digest,
-            size,
-        });
-        Ok(())
+        let (is_one, what, role) = match more {
+            More::Projector => (facts.arch == PROJECTOR, "projector", FileRole::Projector),
+            More::Adapter => (facts.is_adapter, "adapter", FileRole::Adapter),
+        };
+        let (arch, wanted) = (&facts.arch, &staged.facts.arch);
+        let why = if !is_one {
+            format!("it is a model of architecture {arch}, and no {what}")
+        } else if more == More::Adapter && arch != wanted {
+            format!(
+                "it is an adapter for models of architecture {arch}, and this one is of {wanted}"
+            )
+        } else if staged.body.files.iter().any(|file| file.role == role) {
+            format!("the model it is for has its {what} already, and takes one")
+        } else {
+            staged.body.files.push(ModelFile {
+                role,
+                sha256: *digest,
+                size,
+            });
+            return Ok(());
+        };
+        Err(unfit(file, why))
     }
 
     /// Takes in a file and inspects it. Between this and [`Self::finish`] a person may sign; the draft

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::catalogue::Held;
-use super::import::{ImportError, Importer, Signer};
+use super::import::{ImportError, Importer, More, Signer};
 use super::names::ModelName;
 use crate::blobs::BlobError;
 use crate::files::FileError;
@@ -318,7 +318,7 @@ async fn work(
     let held = off_loop(move || {
         let mut staged = importer.stage_blob(&digest, &name.to_string(), sources)?;
         if let Some(projector) = projector {
-            importer.add_projector_blob(&mut staged, &projector)?;
+            importer.add_blob(&mut staged, More::Projector, &projector)?;
         }
         Ok(importer.vouch(staged, &name, &signer, None, now_ms)?.held)
     })

@@ -80,14 +80,13 @@ impl Pool {
             batch_threads: threads,
             kv: setting.kv,
             flash_attention: setting.flash_attention,
-            apart: setting.apart,
             projector: parts.projector.is_some(),
             adapter: parts.adapter.is_some(),
             gpu: on_gpu(place),
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
-        tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, apart = setting.apart, place = %place.word(), "worker loaded");
+        tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
         Ok(engine)
     }
 
@@ -196,7 +195,6 @@ impl Pool {
             context,
             slots,
             cells: context.saturating_mul(CONTEXTS.min(slots)),
-            apart: self.settings.own_cells && slots > 1,
             kv: self.settings.kv,
             flash_attention: self.settings.flash_attention,
         }
@@ -311,10 +309,6 @@ fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
             fit::in_words(misfit.free)
         ),
     };
-    let share = match setting.apart {
-        true => ", or leave models.own_cells off",
-        false => "",
-    };
     let unload = match busy {
         [] => String::new(),
         names => format!(
@@ -324,7 +318,7 @@ fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
     };
     format!(
         "it needs {needs} with a context of {context} tokens for {slots} answers at a time, and {has}: \
-         set a smaller models.context or models.parallel{share}, take a smaller quantisation of the model{unload}"
+         set a smaller models.context or models.parallel, take a smaller quantisation of the model{unload}"
     )
 }
 
@@ -394,7 +388,6 @@ mod tests {
         context: 2048,
         slots: 8,
         cells: 4096,
-        apart: false,
         kv: KvType::F16,
         flash_attention: true,
     };
