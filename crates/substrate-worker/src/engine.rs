@@ -67,6 +67,9 @@ const _: () = assert!(
 /// Context of a model that names none: llama.cpp's own default.
 const DEFAULT_CONTEXT: u32 = 4096;
 
+/// llama.cpp rounds the cells of a lane up to this.
+const CELL_PADDING: u32 = 256;
+
 /// Rounds of a measurement, and the time after which none is begun: a first prompt waits for it.
 const BENCH_ROUNDS: u32 = 3;
 const BENCH_TIME: Duration = Duration::from_secs(3);
@@ -83,6 +86,9 @@ pub struct LoadOptions {
     pub slots: u32,
     /// Cells of the cache, of all sequences together; never fewer than one context.
     pub cells: u32,
+    /// Whether each sequence may get cells of its own for a whole context once many run; then `cells` bounds the kept prefixes
+    /// alone.
+    pub apart: bool,
     /// Rows of one decode that may have logits, if more than there are lanes: for measurements.
     pub outputs: u32,
     /// Threads for single tokens.
@@ -111,6 +117,7 @@ impl Default for LoadOptions {
             n_ctx: 0,
             slots: 1,
             cells: 0,
+            apart: false,
             outputs: 0,
             threads: 1,
             batch_threads: 1,
@@ -159,13 +166,22 @@ impl Engine {
         let pool = options.pool.max(options.threads).max(options.batch_threads);
         let n_ctx = context_of(options.n_ctx, model.n_ctx_train());
         let slots = options.slots.clamp(1, MAX_SLOTS);
+        let lanes = slots + SPARE_LANES;
+        let cells = options.cells.max(n_ctx);
         let size = Size {
-            cells: options.cells.max(n_ctx),
-            lanes: slots + SPARE_LANES,
+            cells,
+            lanes,
             outputs: options.outputs,
             kv: options.kv,
             ..Size::default()
         };
+        let wider = Size {
+            cells: lanes.saturating_mul(n_ctx.next_multiple_of(CELL_PADDING)),
+            apart: true,
+            ..size
+        };
+        // Cells that are not plain are copied and shared otherwise.
+        let may_widen = options.apart && slots > 1 && model.has_plain_cache();
         let mut context = Context::new(
             model.clone(),
             size,
@@ -186,7 +202,13 @@ impl Engine {
         let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
         Ok(Engine {
-            scheduler: Scheduler::new(slots, size.lanes, context.cells(), reuse),
+            scheduler: Scheduler::new(
+                slots,
+                lanes,
+                context.cells(),
+                may_widen.then_some(wider),
+                reuse,
+            ),
             context,
             template,
             grammars: OnceCell::new(),
@@ -362,6 +384,11 @@ impl Engine {
     pub fn admit(&mut self) -> Vec<u64> {
         self.scheduler.admit(&mut self.context);
         self.scheduler.worth_interrupting()
+    }
+
+    /// Gives every sequence cells of its own now, if it may get them at all; otherwise that waits until many run.
+    pub fn spread(&mut self) {
+        self.scheduler.spread(&mut self.context);
     }
 
     /// Does what was put off while answers ran; for when nothing does.

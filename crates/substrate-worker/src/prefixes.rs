@@ -145,6 +145,14 @@ impl Prefixes {
         }
     }
 
+    /// Makes every copy anew; an entry in no lane whose copy has no successor goes.
+    pub fn remake_copies(&mut self, mut anew: impl FnMut(&State) -> Option<State>) {
+        self.entries.retain(|_, entry| {
+            entry.copy = entry.copy.take().and_then(|copy| anew(&copy));
+            entry.copy.is_some() || entry.lane.is_some()
+        });
+    }
+
     /// Takes an entry out of its lane, which is named; without a copy that is its end.
     pub fn leave_cells(&mut self, entry: u64) -> Option<u32> {
         let held = self.entries.get_mut(&entry)?;

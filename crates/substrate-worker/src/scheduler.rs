@@ -11,20 +11,25 @@
 //! that came last gives its cells up, waits again and reads everything anew (recomputation: vLLM, arXiv
 //! 2309.06180, section 4.5). The first never does, so somebody always gets on.
 //!
+//! Where many long answers run at once, passing over the cells of others is what attention does most; then every lane gets
+//! cells of its own, once and for good, if there is memory for that.
+//!
 //! An image is read in steps of its own, as its rows are no tokens; between two of them all others get a step.
 //!
 //! Invariant: a lane is free, or a running sequence's, or a kept prefix's; between two steps every
 //! sequence holds exactly the cells of the tokens it has fed. A sequence without credit is not fed.
 //! Absent by design: pipes, messages, clocks other than for timings.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use substrate_sandbox::wire::Finished;
 
-use crate::ffi::{Context, EngineError, MAX_BATCH, Row};
+use crate::ffi::{Context, EngineError, MAX_BATCH, Row, Size};
 use crate::plan;
 use crate::prefixes::{Prefixes, SHORTEST};
+use crate::prompt::State;
 use crate::sequence::{Finish, Sequence, Token};
 
 /// Lanes beyond the slots: the one kept prefix that stays in the cells when a sequence enters.
@@ -32,6 +37,10 @@ pub const SPARE_LANES: u32 = 1;
 
 /// Cells that must be free beyond a prompt for it to enter beside others: the answer's first sentences.
 const HEADROOM: usize = 64;
+
+/// Cells of others that attention may pass over for every token before lanes get cells of their own. With the demo model that
+/// is a twentieth of the time a row of sixteen takes; with larger ones less (docs/decisions/0018).
+const OTHERS_CELLS: usize = 512;
 
 /// What happened to a sequence in a step.
 pub enum Event {
@@ -90,10 +99,14 @@ pub struct Scheduler {
     /// In the order of their arrival.
     running: Vec<Runner>,
     waiting: VecDeque<Sequence>,
-    free: Vec<u32>,
+    /// The lowest first, so that those in use follow each other.
+    free: BinaryHeap<Reverse<u32>>,
     prefixes: Prefixes,
     slots: usize,
-    cells: usize,
+    /// Cells that all lanes share; `None`: each has those of a whole context to itself.
+    cells: Option<usize>,
+    /// The size of a context in which each lane has its own, if it may be had and was not tried yet.
+    wider: Option<Size>,
     /// Whether this model's cells can be shared and cut; those of recurrent ones cannot.
     reuse: bool,
     counters: Counters,
@@ -103,16 +116,17 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Nothing runs. The context has `slots` + [`SPARE_LANES`] lanes, or fewer.
-    pub fn new(slots: u32, lanes: u32, cells: u32, reuse: bool) -> Scheduler {
+    /// Nothing runs. The context has `slots` + [`SPARE_LANES`] lanes, or fewer, which share `cells`. In the size `wider`, if
+    /// there is one, each has those of a whole context to itself.
+    pub fn new(slots: u32, lanes: u32, cells: u32, wider: Option<Size>, reuse: bool) -> Scheduler {
         Scheduler {
             running: Vec::new(),
             waiting: VecDeque::new(),
-            free: (0..lanes).rev().collect(),
-            // Copies take no more memory than the cells themselves.
+            free: (0..lanes).map(Reverse).collect(),
             prefixes: Prefixes::new(cells as usize),
             slots: slots.clamp(1, lanes.saturating_sub(SPARE_LANES).max(1)) as usize,
-            cells: cells as usize,
+            cells: Some(cells as usize),
+            wider,
             reuse,
             counters: Counters::default(),
             rows: Vec::new(),
@@ -214,13 +228,10 @@ impl Scheduler {
         let Some(next) = self.waiting.front() else {
             return false;
         };
-        let held: usize = self
-            .running
-            .iter()
-            .map(|runner| runner.sequence.len() + HEADROOM)
-            .sum();
-        self.running.is_empty()
-            || (self.running.len() < self.slots && held + next.len() + HEADROOM <= self.cells)
+        let held = self.running.iter().map(|runner| &runner.sequence);
+        let held = held.chain([next]).map(|sequence| sequence.len() + HEADROOM);
+        let fits = |cells| held.sum::<usize>() <= cells;
+        self.running.is_empty() || (self.running.len() < self.slots && self.cells.is_none_or(fits))
     }
 
     /// What its requester has kept of a sequence's tokens is used. All other prefixes leave the cells.
@@ -228,12 +239,12 @@ impl Scheduler {
         let found = self.find_prefix(&sequence);
         self.clear_cells(context, found.map(|(source, _)| source));
         // There is one: at most `slots` − 1 sequences run, and one prefix was spared.
-        let lane = self.free.pop().unwrap_or_default();
+        let lane = self.free.pop().map_or(0, |Reverse(lane)| lane);
         let count = match found {
-            Some((Source::Lane(from), count)) => {
-                context.share(from, lane, count as u32);
-                count
-            }
+            Some((Source::Lane(from), count)) => match context.share(from, lane, count as u32) {
+                true => count,
+                false => 0,
+            },
             Some((Source::Copy(entry), count)) => {
                 let copy = self.prefixes.copy(entry);
                 let back = copy.is_some_and(|copy| context.put_back(copy, lane));
@@ -312,10 +323,13 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Runs one step. Events are in the order of the sequences' arrival.
+    /// Runs one step. Tokens are in the order of the lanes.
     pub fn step(&mut self, context: &mut Context, events: &mut Vec<Event>) {
         self.admit(context);
         self.end_those_that_ended(context, events);
+        if self.passed_over() > OTHERS_CELLS {
+            self.spread(context);
+        }
         if let Some(index) = self.next_to_see() {
             self.saw = true;
             self.see(context, index, events);
@@ -341,7 +355,46 @@ impl Scheduler {
         self.end_those_that_ended(context, events);
     }
 
-    /// Who feeds how many tokens in the next step, by index.
+    /// Cells that attention passes over for a token of the longest sequence.
+    fn passed_over(&self) -> usize {
+        let lengths = || self.running.iter().map(|runner| runner.sequence.fed());
+        lengths().sum::<usize>() - lengths().max().unwrap_or(0)
+    }
+
+    /// Gives every lane cells of its own, if that may be and was not done yet. Whoever runs goes on with what it has, or reads
+    /// it again.
+    pub fn spread(&mut self, context: &mut Context) {
+        let Some(size) = self.wider.take() else {
+            return;
+        };
+        self.clear_cells(context, None);
+        let held: Vec<Option<State>> = self
+            .running
+            .iter()
+            .map(|runner| context.copy(runner.lane))
+            .collect();
+        let lanes = size.lanes;
+        let wider = context.remake(size).is_ok();
+        if wider {
+            self.cells = None;
+            self.prefixes
+                .remake_copies(|copy| context.for_lanes_apart(copy, lanes));
+        }
+        for (runner, copy) in self.running.iter_mut().zip(held) {
+            let copy = match wider {
+                true => copy.and_then(|copy| context.for_lanes_apart(&copy, lanes)),
+                false => copy,
+            };
+            let back = copy.is_some_and(|copy| context.put_back(&copy, runner.lane));
+            let whole = runner.sequence.fed() == context.length_of(runner.lane) as usize;
+            if !(back && whole) {
+                context.cut(runner.lane, 0);
+                runner.sequence.lose_cells();
+            }
+        }
+    }
+
+    /// Who feeds how many tokens in the next step, by index, in the order of the lanes.
     fn shares(&self) -> Vec<(usize, usize)> {
         let going = || {
             (0..)
@@ -365,6 +418,8 @@ impl Scheduler {
                 .zip(pieces)
                 .filter(|(_, count)| *count > 0),
         );
+        // llama.cpp computes lanes with cells of their own together as long as the numbers follow each other.
+        shares.sort_by_key(|&(index, _)| self.running[index].lane);
         shares
     }
 
@@ -542,7 +597,7 @@ impl Scheduler {
 
     fn release(&mut self, context: &mut Context, lane: u32) {
         context.cut(lane, 0);
-        self.free.push(lane);
+        self.free.push(Reverse(lane));
     }
 
     /// Forgets every prefix.

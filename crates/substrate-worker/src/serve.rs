@@ -166,6 +166,7 @@ where
         gpu,
         projector,
         adapter,
+        apart,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -179,6 +180,7 @@ where
         gpu,
         projector: projector.then_some(place.projector),
         adapter: adapter.then_some(place.adapter),
+        apart,
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

@@ -88,6 +88,7 @@ fn damaged_models_are_refused_in_no_time() {
                 gpu: None,
                 projector: false,
                 adapter: false,
+                apart: false,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -134,6 +135,7 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         gpu: None,
         projector: false,
         adapter: false,
+        apart: false,
     }));
     let FromWorker::Failed {
         seq: None,

@@ -258,6 +258,7 @@ fn a_worker_for_vectors_measures_itself_and_says_what_it_has_not() {
         gpu: None,
         projector: false,
         adapter: false,
+        apart: false,
     }));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 2, .. }));
     let FromWorker::Loaded(facts) = client.next() else {

@@ -210,6 +210,9 @@ pub struct ModelSettings {
     pub kv_cache_type: CacheType,
     /// Whether attention may be fused; `None` = as the engine thinks best for the model.
     pub flash_attention: Option<bool>,
+    /// Whether each answer may have the cells of a whole context to itself once many run; `None` = if they take a small part of
+    /// what is free.
+    pub own_cells: Option<bool>,
 }
 
 impl ModelSettings {

@@ -116,6 +116,9 @@ pub struct Load {
     pub flash_attention: bool,
     /// Whether `/mmproj.gguf` is there and to be loaded as well: the part that sees images.
     pub projector: bool,
+    /// Whether each sequence may get cells of its own for a whole context once many run, instead of a part of `cells`, which
+    /// then bounds the kept prefixes alone.
+    pub apart: bool,
     /// Whether `/adapter.gguf` is there and to be laid over the weights.
     pub adapter: bool,
     /// Which layers a graphics processor holds; `None`: all are in memory.

@@ -12,14 +12,14 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
         (
             any::<[u32; 5]>(),
             kv(),
-            any::<[bool; 3]>(),
+            any::<[bool; 4]>(),
             of(any::<[u32; 2]>())
         )
             .prop_map(
                 |(
                     [n_ctx, slots, cells, threads, batch_threads],
                     kv,
-                    [flash_attention, projector, adapter],
+                    [flash_attention, projector, adapter, apart],
                     gpu,
                 )| {
                     ToWorker::Load(Load {
@@ -32,6 +32,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
                         flash_attention,
                         projector,
                         adapter,
+                        apart,
                         gpu: gpu.map(|[device, layers]| OnGpu { device, layers }),
                     })
                 }

@@ -1,8 +1,10 @@
 //! A context: one cache for several lanes, its thread pool, and the interrupt that stops a decode.
 //!
-//! A lane is llama.cpp's sequence: its own positions, its own attention. All lanes share one pool of
-//! cells (`kv_unified`), so that a lane may be long while others are short, and a prefix may belong
-//! to several lanes without a copy. llama.cpp skips the cells of other lanes one by one.
+//! A lane is llama.cpp's sequence: its own positions, its own attention. Lanes share one pool of cells (`kv_unified`), so that
+//! one may be long while others are short, and a prefix may belong to several without a copy; llama.cpp then skips the
+//! cells of other lanes one by one. Or each has its own ([`Size::apart`]), which takes more memory and less time; of such
+//! lanes it computes those together whose numbers follow each other and come in that order. [`Context::remake`] goes from the
+//! one to the other.
 //!
 //! Images are encoded with the same threads, so the [`Projector`] is loaded through the context.
 //!
@@ -56,6 +58,8 @@ pub struct Size {
     pub cells: u32,
     /// Lanes.
     pub lanes: u32,
+    /// Whether each lane has its part of the cells to itself.
+    pub apart: bool,
     /// Rows of one decode that may have logits.
     pub outputs: u32,
     /// Tokens of one decode; 0: [`MAX_BATCH`].
@@ -64,6 +68,28 @@ pub struct Size {
     pub vectors: bool,
     /// How the numbers of the cells are kept.
     pub kv: KvType,
+}
+
+impl Size {
+    fn lanes(&self) -> u32 {
+        self.lanes.clamp(1, MAX_LANES)
+    }
+
+    fn batch(&self) -> u32 {
+        match self.batch {
+            0 => MAX_BATCH as u32,
+            tokens => tokens,
+        }
+    }
+
+    fn outputs(&self) -> u32 {
+        // A vector is pooled from every row of its text.
+        let outputs = match self.vectors {
+            true => self.batch(),
+            false => self.outputs,
+        };
+        outputs.max(self.lanes()).min(self.batch())
+    }
 }
 
 /// ggml's number of a cache type.
@@ -121,6 +147,10 @@ pub struct Context {
     pool_size: u32,
     model: Arc<Model>,
     interrupt: Interrupt,
+    size: Size,
+    flash_attention: bool,
+    /// Threads for single tokens, and for more.
+    threads: (u32, u32),
     lanes: u32,
     batch: usize,
     ids: Vec<i32>,
@@ -148,41 +178,7 @@ impl Context {
         interrupt: Interrupt,
     ) -> Result<Context, EngineError> {
         let pool_size = pool_size.clamp(1, MAX_THREADS);
-        let lanes = size.lanes.clamp(1, MAX_LANES);
-        let batch = match size.batch {
-            0 => MAX_BATCH as u32,
-            tokens => tokens,
-        };
-        // A vector is pooled from every row of its text.
-        let outputs = if size.vectors { batch } else { size.outputs };
-        let raw = guarded("making a context", || {
-            // SAFETY: the model is live; the interrupt's flag outlives the context, which holds it.
-            unsafe {
-                let mut params = sys::llama_context_default_params();
-                params.n_ctx = size.cells;
-                params.n_batch = batch;
-                params.n_ubatch = batch;
-                params.n_seq_max = lanes;
-                params.kv_unified = true;
-                params.n_outputs_max = outputs.max(lanes).min(batch);
-                if size.vectors {
-                    params.embeddings = true;
-                    params.pooling_type = model.pooling().unwrap_or_default().code();
-                }
-                params.n_threads = pool_size as i32;
-                params.n_threads_batch = pool_size as i32;
-                params.type_k = ggml_type(size.kv);
-                params.type_v = ggml_type(size.kv);
-                params.no_perf = true;
-                if !flash_attention {
-                    params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-                }
-                params.abort_callback = Some(on_abort_poll);
-                params.abort_callback_data = Arc::as_ptr(&interrupt.0).cast_mut().cast();
-                context_init(model.raw.as_ptr(), params)
-            }
-        })?;
-        let raw = NonNull::new(raw).ok_or(EngineError::Memory("the context"))?;
+        let raw = open(&model, &size, pool_size, flash_attention, &interrupt)?;
         let pool = match start_pool(pool_size) {
             Some(pool) => pool,
             None => {
@@ -199,8 +195,11 @@ impl Context {
             pool_size,
             model,
             interrupt,
-            lanes,
-            batch: batch as usize,
+            size,
+            flash_attention,
+            threads: (pool_size, pool_size),
+            lanes: size.lanes(),
+            batch: size.batch() as usize,
             ids: Vec::new(),
             positions: Vec::new(),
             lane_ids: Vec::new(),
@@ -209,6 +208,57 @@ impl Context {
             projector: None,
             adapter: None,
         })
+    }
+
+    /// Makes the cells anew in another size: with the same model, adapter, threads and interrupt. Every lane is empty then.
+    ///
+    /// # Errors
+    /// There is no memory for that size; the cells are as many as before, and empty. If there is none for those either, which
+    /// were given back a moment ago, the program ends.
+    pub fn remake(&mut self, size: Size) -> Result<(), EngineError> {
+        // Both at a time would be the most memory the engine ever takes.
+        // SAFETY: the context is live, and another takes its place before anybody uses it; where none can be made, the program
+        // ends without dropping this.
+        unsafe {
+            sys::llama_detach_threadpool(self.raw.as_ptr());
+            sys::llama_free(self.raw.as_ptr());
+        }
+        let made = self.open_again(&size);
+        self.raw = match &made {
+            Ok(raw) => *raw,
+            Err(_) => match self.open_again(&self.size) {
+                Ok(raw) => raw,
+                // A worker without cells can do nothing but end; whoever asked goes on elsewhere.
+                Err(_) => std::process::abort(),
+            },
+        };
+        // SAFETY: both live; the pool is freed only after the context (see Drop).
+        unsafe {
+            sys::llama_attach_threadpool(self.raw.as_ptr(), self.pool.as_ptr(), self.pool.as_ptr());
+        }
+        let (decode, batch) = self.threads;
+        self.set_threads(decode, batch);
+        made?;
+        self.lanes = size.lanes();
+        self.batch = size.batch() as usize;
+        self.size = size;
+        Ok(())
+    }
+
+    /// A context like this one, of this size and without a pool.
+    fn open_again(&self, size: &Size) -> Result<NonNull<sys::llama_context>, EngineError> {
+        let (threads, fused) = (self.pool_size, self.flash_attention);
+        let raw = open(&self.model, size, threads, fused, &self.interrupt)?;
+        let Some(adapter) = &self.adapter else {
+            return Ok(raw);
+        };
+        // SAFETY: the context is live and of the adapter's model; whoever takes it frees it before the adapter, as `drop` does.
+        let laid = unsafe { adapter.apply(raw) };
+        if laid.is_err() {
+            // SAFETY: the context was just made and is used by nobody.
+            unsafe { sys::llama_free(raw.as_ptr()) };
+        }
+        laid.map(|()| raw)
     }
 
     /// Loads the projector at `path`: from then on the model sees images.
@@ -262,6 +312,7 @@ impl Context {
 
     /// Uses this many of the pool's threads from the next decode on.
     pub fn set_threads(&mut self, decode: u32, batch: u32) {
+        self.threads = (decode, batch);
         let within = |n: u32| n.clamp(1, self.pool_size) as i32;
         // SAFETY: the context is live; the counts are within the pool.
         unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), within(decode), within(batch)) }
@@ -423,13 +474,20 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), lane as i32, start as i32, -1) }
     }
 
-    /// Makes the first `count` positions of lane `from` belong to the empty lane `to` as well.
-    pub fn share(&mut self, from: u32, to: u32, count: u32) {
+    /// Makes the first `count` positions of lane `from` those of the empty lane `to` as well; false if there is no memory for
+    /// it, and then that lane is empty still.
+    pub fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
         debug_assert!(from < self.lanes && to < self.lanes);
+        if self.size.apart {
+            // llama.cpp would copy all cells of the lane, used or not.
+            let copy = self.copy(from);
+            return copy.is_some_and(|copy| self.put_back(&copy, to) && self.cut(to, count));
+        }
         // SAFETY: the context is live and has both lanes.
         unsafe {
             sys::llama_memory_seq_cp(self.memory(), from as i32, to as i32, 0, count as i32);
         }
+        true
     }
 
     /// A copy of the cells of `lane`; `None` if there is none to be had.
@@ -450,6 +508,15 @@ impl Context {
         // SAFETY: llama.cpp has written so many bytes from the start on.
         unsafe { bytes.set_len(written) };
         Some(State::new(bytes))
+    }
+
+    /// A copy that was made of lanes that share their cells, for those that have their own: [`Context::put_back`] takes one
+    /// of the kind that the context has. `None` if this model's copies cannot be told apart so.
+    pub fn for_lanes_apart(&self, copy: &State, lanes: u32) -> Option<State> {
+        // A model with a sliding window has two caches, one behind the other in a copy.
+        // SAFETY: the model is live.
+        let one_cache = unsafe { sys::llama_model_n_swa(self.model.raw.as_ptr()) } == 0;
+        one_cache.then(|| spread(copy.expose(), lanes)).flatten()
     }
 
     /// Puts a copy into the empty lane `lane`; false if it did not fit, and then the lane is empty still.
@@ -482,6 +549,44 @@ impl Context {
     }
 }
 
+/// Opens a context of this size, without a pool.
+fn open(
+    model: &Model,
+    size: &Size,
+    threads: u32,
+    flash_attention: bool,
+    interrupt: &Interrupt,
+) -> Result<NonNull<sys::llama_context>, EngineError> {
+    let raw = guarded("making a context", || {
+        // SAFETY: the model is live; the interrupt's flag outlives the context, which holds it.
+        unsafe {
+            let mut params = sys::llama_context_default_params();
+            params.n_ctx = size.cells;
+            params.n_batch = size.batch();
+            params.n_ubatch = size.batch();
+            params.n_seq_max = size.lanes();
+            params.kv_unified = !size.apart;
+            params.n_outputs_max = size.outputs();
+            if size.vectors {
+                params.embeddings = true;
+                params.pooling_type = model.pooling().unwrap_or_default().code();
+            }
+            params.n_threads = threads as i32;
+            params.n_threads_batch = threads as i32;
+            params.type_k = ggml_type(size.kv);
+            params.type_v = ggml_type(size.kv);
+            params.no_perf = true;
+            if !flash_attention {
+                params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+            }
+            params.abort_callback = Some(on_abort_poll);
+            params.abort_callback_data = Arc::as_ptr(&interrupt.0).cast_mut().cast();
+            context_init(model.raw.as_ptr(), params)
+        }
+    })?;
+    NonNull::new(raw).ok_or(EngineError::Memory("the context"))
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context goes first, then the pool it was attached to; neither is used again.
@@ -491,6 +596,28 @@ impl Drop for Context {
             sys::ggml_threadpool_free(self.pool.as_ptr());
         }
     }
+}
+
+/// Bytes before the caches in a copy: llama.cpp's mark, and the number of the lane.
+const COPY_HEAD: usize = 8;
+
+/// Rewrites a copy of one lane of a cache of one stream as one of a cache with a stream for each of `lanes`: llama.cpp writes
+/// the number of streams, then each stream's cells, of which all but the lane's are none (`llama_kv_cache::state_write`).
+fn spread(copy: &[u8], lanes: u32) -> Option<State> {
+    let (head, rest) = copy.split_at_checked(COPY_HEAD)?;
+    let (streams, cells) = rest.split_at_checked(size_of::<u32>())?;
+    if streams != 1_u32.to_ne_bytes() {
+        return None;
+    }
+    let others = lanes.saturating_sub(1) as usize * size_of::<u32>();
+    // Never grown, so that no half of it is left behind in memory.
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(copy.len() + others).ok()?;
+    bytes.extend_from_slice(head);
+    bytes.extend_from_slice(&lanes.to_ne_bytes());
+    bytes.extend_from_slice(cells);
+    bytes.resize(copy.len() + others, 0);
+    Some(State::new(bytes))
 }
 
 fn start_pool(size: u32) -> Option<NonNull<sys::ggml_threadpool>> {

@@ -146,6 +146,7 @@ pub fn half(n_ctx: u32) -> Load {
         gpu: None,
         projector: false,
         adapter: false,
+        apart: false,
     }
 }
 

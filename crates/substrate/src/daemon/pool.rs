@@ -70,6 +70,8 @@ pub struct WorkerSettings {
     pub kv: KvType,
     /// Whether attention may be fused.
     pub flash_attention: bool,
+    /// Whether each answer may have the cells of a whole context to itself; `None` = if they take a small part of what is free.
+    pub own_cells: Option<bool>,
 }
 
 impl WorkerSettings {

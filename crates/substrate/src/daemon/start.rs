@@ -109,6 +109,7 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
             .map_or(DEFAULT_LOADED, NonZeroU32::get),
         kv,
         flash_attention,
+        own_cells: config.models.own_cells,
         load_timeout: config.models.load_timeout.0,
         keep_alive: match config.models.keep_alive {
             KeepAlive::After(stay) => Some(stay),

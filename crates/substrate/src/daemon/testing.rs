@@ -113,6 +113,7 @@ pub fn no_worker() -> WorkerSettings {
         max_loaded: 3,
         kv: Default::default(),
         flash_attention: true,
+        own_cells: None,
     }
 }
 

@@ -53,8 +53,10 @@ pub struct Setting {
     pub context: u32,
     /// Answers at a time.
     pub slots: u32,
-    /// Tokens the cache holds for all of them.
+    /// Tokens the cache holds for all of them, and those of kept prefixes at most.
     pub cells: u32,
+    /// Whether each answer may get a whole context's cells to itself instead, once many run.
+    pub apart: bool,
     /// How the cache's numbers are kept.
     pub kv: KvType,
     /// Whether attention is fused.
@@ -154,17 +156,24 @@ pub struct Misfit {
 
 /// What a model of this shape and vocabulary takes when it is loaded like this.
 pub fn estimate(shape: &Shape, n_vocab: u32, setting: &Setting) -> Estimate {
-    let cells = u64::from(setting.cells.max(setting.context)).next_multiple_of(CELL_PADDING);
+    let together = u64::from(setting.cells.max(setting.context)).next_multiple_of(CELL_PADDING);
     let lanes = u64::from(setting.slots.max(1)) + SPARE_LANES;
-    let cache = cells.saturating_mul(cell_bytes(shape, setting.kv));
+    // Cells that one row of attention looks through, and all of them.
+    let (reach, cells) = if setting.apart {
+        let own = u64::from(setting.context).next_multiple_of(CELL_PADDING);
+        (own, own.saturating_mul(lanes))
+    } else {
+        (together, together)
+    };
+    let of = |cells: u64| cells.saturating_mul(cell_bytes(shape, setting.kv));
     let vocabulary = u64::from(n_vocab).saturating_mul(PER_TOKEN_OF_VOCABULARY);
     let recurrent = shape.state > 0;
     Estimate {
         weights: weights(shape),
-        kv_cache: cache.saturating_add(shape.state.saturating_mul(lanes)),
+        kv_cache: of(cells).saturating_add(shape.state.saturating_mul(lanes)),
         // Cells of a recurrent model cannot be shared, so nothing of them is kept apart.
-        prefixes: if recurrent { 0 } else { cache },
-        buffers: buffers(shape, n_vocab, cells, lanes, setting.flash_attention),
+        prefixes: if recurrent { 0 } else { of(together) },
+        buffers: buffers(shape, n_vocab, reach, lanes, setting.flash_attention),
         engine: PROGRAM
             .saturating_add(vocabulary)
             .saturating_add(cells.saturating_mul(PER_CELL)),

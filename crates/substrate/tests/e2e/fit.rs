@@ -1,8 +1,8 @@
 //! What a model takes, reckoned from its header, against what its worker took; and what happens to one that does not fit.
 //!
 //! What is counted is the worker's highest resident size (`VmHWM`) after every cell of the cache and every kept prefix
-//! was used once, and whole batches were read over a full context: pages mapped from the file count, because every token reads
-//! all weights.
+//! was used once, whole batches were read over a full context, and two long answers ran together, which gives each cells of
+//! its own where that may be: pages mapped from the file count, because every token reads all weights.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +19,9 @@ const WITHIN: f64 = 0.10;
 
 /// Of a context, the share of a prompt that leaves room for what the words' tokens are more than words.
 const LONG: f64 = 0.70;
+
+/// Tokens of their answers: enough that the two run together for a while.
+const LONG_ANSWER: u32 = 32;
 
 /// Prompts that fill what is kept: the room is two contexts, and each of them is a fifth of one.
 const SHORT: f64 = 0.15;
@@ -91,8 +94,15 @@ fn measured(&(context, slots, settings): &Case) -> Result<(u64, u64)> {
     let asked = node.json(&["show", MODEL, "--context", "256"])?["memory"].clone();
     ensure!(asked["context"] == 256, "{asked}");
     let words = |share: f64| ((f64::from(context) * share) as usize).max(1);
-    complete(node.api, MODEL, &text(0, words(LONG)), 1, "mine")?;
-    complete(node.api, MODEL, &text(1, words(LONG)), 1, "mine")?;
+    let long = |number| {
+        let prompt = text(number, words(LONG));
+        complete(node.api, MODEL, &prompt, LONG_ANSWER, "mine")
+    };
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| long(0));
+        long(1)?;
+        beside.join().expect("no client panics")
+    })?;
     for number in 2..2 + SHORTS {
         complete(node.api, MODEL, &text(number, words(SHORT)), 1, "mine")?;
     }

@@ -26,6 +26,10 @@ const SMALLER_CONTEXT: u32 = 2048;
 /// What a projector takes for each byte of its file: itself, and about as much for one image under way.
 const PER_BYTE_OF_PROJECTOR: u64 = 2;
 
+/// Caches of its own for every answer may take this part of what is free, where the owner said nothing: they are memory for speed,
+/// and others want memory too.
+const PART_FOR_OWN_CELLS: u64 = 8;
+
 /// How long a load waits for a job to end before it looks again: an engine may also die.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -80,13 +84,14 @@ impl Pool {
             batch_threads: threads,
             kv: setting.kv,
             flash_attention: setting.flash_attention,
+            apart: setting.apart,
             projector: parts.projector.is_some(),
             adapter: parts.adapter.is_some(),
             gpu: on_gpu(place),
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
-        tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, place = %place.word(), "worker loaded");
+        tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, apart = setting.apart, place = %place.word(), "worker loaded");
         Ok(engine)
     }
 
@@ -142,7 +147,7 @@ impl Pool {
         let own = self.engine_of(parts);
         let own = own.map_or(0, |engine| memory_of(engine.pid()).1);
         free.memory = free.memory.saturating_add(own);
-        let setting = self.setting(context);
+        let setting = self.roomiest(self.setting(context), &facts, &free);
         let place = fit::place(&facts.shape, facts.n_vocab, &setting, &free);
         Ok(Fit {
             setting,
@@ -157,7 +162,9 @@ impl Pool {
         parts: &Parts,
         facts: &ModelFacts,
     ) -> Result<(Setting, Place), LoadError> {
-        let mut wanted = self.setting(self.context_of(parts, facts.n_ctx_train));
+        let shared = self.setting(self.context_of(parts, facts.n_ctx_train));
+        let free = self.free_now(&self.residents()).await;
+        let mut wanted = self.roomiest(shared, facts, &free);
         loop {
             let residents = self.residents();
             let free = self.free_now(&residents).await;
@@ -180,6 +187,8 @@ impl Pool {
                 Step::Wait => {
                     let _ = timeout(LOOK_AGAIN, self.released.notified()).await;
                 }
+                // Memory went meanwhile.
+                Step::Refuse(_) if wanted.apart => wanted = shared,
                 Step::Refuse(misfit) => match self.smaller(&wanted) {
                     Some(smaller) => wanted = smaller,
                     None => return Err(self.no_room(parts, &wanted, misfit, &residents)),
@@ -195,8 +204,27 @@ impl Pool {
             context,
             slots,
             cells: context.saturating_mul(CONTEXTS.min(slots)),
+            apart: false,
             kv: self.settings.kv,
             flash_attention: self.settings.flash_attention,
+        }
+    }
+
+    /// The setting with cells of its own for every answer, if those may be had: the owner wants them or they are a small part of
+    /// what is free, and nothing would have to make room for them.
+    fn roomiest(&self, shared: Setting, facts: &ModelFacts, free: &Free) -> Setting {
+        let apart = Setting {
+            apart: true,
+            ..shared
+        };
+        let can = shared.slots > 1 && facts.shape.state == 0;
+        let cache = fit::estimate(&facts.shape, facts.n_vocab, &apart).kv_cache;
+        // What a graphics processor has left is not asked for this.
+        let small = free.gpus.is_empty() && cache <= free.memory / PART_FOR_OWN_CELLS;
+        let fits = || fit::place(&facts.shape, facts.n_vocab, &apart, free).is_ok();
+        match can && self.settings.own_cells.unwrap_or(small) && fits() {
+            true => apart,
+            false => shared,
         }
     }
 
@@ -309,6 +337,10 @@ fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
             fit::in_words(misfit.free)
         ),
     };
+    let share = match setting.apart {
+        true => ", or turn models.own_cells off",
+        false => "",
+    };
     let unload = match busy {
         [] => String::new(),
         names => format!(
@@ -318,7 +350,7 @@ fn in_words(setting: &Setting, misfit: Misfit, busy: &[String]) -> String {
     };
     format!(
         "it needs {needs} with a context of {context} tokens for {slots} answers at a time, and {has}: \
-         set a smaller models.context or models.parallel, take a smaller quantisation of the model{unload}"
+         set a smaller models.context or models.parallel{share}, take a smaller quantisation of the model{unload}"
     )
 }
 
@@ -388,6 +420,7 @@ mod tests {
         context: 2048,
         slots: 8,
         cells: 4096,
+        apart: false,
         kv: KvType::F16,
         flash_attention: true,
     };

@@ -29,6 +29,7 @@ fn setting(context: u32, slots: u32) -> Setting {
         context,
         slots,
         cells: context * 2.min(slots),
+        apart: false,
         kv: KvType::F16,
         flash_attention: true,
     }
@@ -169,15 +170,33 @@ fn shapes() -> impl Strategy<Value = Shape> {
 
 fn settings() -> impl Strategy<Value = Setting> {
     let kv = prop_oneof![Just(KvType::F16), Just(KvType::Q8_0), Just(KvType::Q4_0)];
-    any::<([u32; 3], bool)>()
+    any::<([u32; 3], [bool; 2])>()
         .prop_flat_map(move |rest| (Just(rest), kv.clone()))
-        .prop_map(|(([context, slots, cells], flash_attention), kv)| Setting {
-            context,
-            slots,
-            cells,
-            kv,
-            flash_attention,
-        })
+        .prop_map(
+            |(([context, slots, cells], [flash_attention, apart]), kv)| Setting {
+                context,
+                slots,
+                cells,
+                apart,
+                kv,
+                flash_attention,
+            },
+        )
+}
+
+#[test]
+fn cells_of_ones_own_are_a_context_for_each_and_a_smaller_mask() {
+    let together = setting(2048, 8);
+    let apart = Setting {
+        apart: true,
+        ..together
+    };
+    let [together, apart] =
+        [together, apart].map(|setting| estimate(&small(), VOCABULARY, &setting));
+    // Nine lanes of a context each, instead of two contexts.
+    assert_eq!(apart.kv_cache * 2, together.kv_cache * 9);
+    assert_eq!(apart.prefixes, together.prefixes);
+    assert!(apart.buffers < together.buffers);
 }
 
 proptest! {
