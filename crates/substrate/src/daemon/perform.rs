@@ -40,8 +40,7 @@ impl Life {
                 }
             }
             Action::FailJob { job, why } => self.fail_job(job, why),
-            // The session has told its client with the receipt.
-            Action::FinishJob { job } => drop(self.jobs.remove(&job)),
+            Action::FinishJob { job } => self.finish_job(job),
             Action::ReplyQueued { attempt, news } => {
                 self.order_provider(attempt, ProviderOrder::Queued(news))
             }
@@ -190,6 +189,21 @@ impl Life {
         };
         // A client that does not read its last news does not need this one.
         let _ = job.events.try_send(JobEvent::Queued(news));
+    }
+
+    /// The session tells its client the end with the receipt. One that was closed, because its provider vanished after the last
+    /// token, leaves that to be told here.
+    fn finish_job(&mut self, job: JobId) {
+        let Some(job) = self.jobs.remove(&job) else {
+            return;
+        };
+        self.tasks.spawn(async move {
+            let unsettled = job.answer.lock().await.unsettled.take();
+            if let Some(summary) = unsettled {
+                // A client that went away does not need the end either.
+                let _ = job.events.send(JobEvent::Finished(summary)).await;
+            }
+        });
     }
 
     fn fail_job(&mut self, job: JobId, why: JobFailure) {

@@ -18,7 +18,7 @@ use substrate_sandbox::wire::input::{Input, Prompt};
 use tokio::sync::mpsc;
 
 use crate::daemon::context::draw;
-use crate::door::{Ask, Client, JobEvent, Timings};
+use crate::door::{Ask, Client, JobEvent, Summary, Timings};
 
 /// Manifests kept per job. A job that was refused more often keeps the latest: the older ones count nothing.
 const MAX_MANIFESTS: usize = 64;
@@ -63,6 +63,9 @@ pub struct Answer {
     pub offered: Option<Instant>,
     /// Where the time went.
     pub timings: Timings,
+    /// What the client is to be told at the end, after an attempt that was closed before it could be settled: its provider may
+    /// vanish after the last token, and then there is no next one.
+    pub unsettled: Option<Box<Summary>>,
 }
 
 /// The salts of one attempt, drawn by the requester and sent with the input.
@@ -139,6 +142,7 @@ impl Answer {
             fed: None,
             offered: None,
             timings: Timings::default(),
+            unsettled: None,
         }
     }
 

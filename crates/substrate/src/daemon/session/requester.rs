@@ -122,6 +122,7 @@ pub async fn run<D: Dial + 'static>(
 ) {
     let attempt = offer.attempt;
     let mut answer = answer.lock_owned().await;
+    answer.unsettled = None;
     let salts = Salts::draw();
     let input = answer.asked_now().into_owned();
     let manifest = match sign_manifest(&context, &offer, &answer, &input, &salts) {

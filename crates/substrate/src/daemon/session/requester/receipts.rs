@@ -7,13 +7,16 @@ use std::time::Instant;
 use substrate_mesh::Offence;
 use substrate_mesh::job::JobFrame;
 use substrate_node::{CloseReason, Event};
-use substrate_record::{Ack, Finish, Half, ReceiptR, ReceiptVerdict, ReceiptW, Verified};
+use substrate_record::{
+    Ack, ContentHash, Finish, Half, ReceiptR, ReceiptVerdict, ReceiptW, Verified,
+};
 
 use super::{Dial, Session, Step, await_stored};
 use crate::daemon::session::answer::millis;
 use crate::daemon::session::closing::{self, Closing};
 use crate::daemon::session::io::JobIo;
 use crate::door::{AskError, FinishReason, JobEvent, Summary};
+use crate::models::parts::Parts;
 
 impl<D: Dial> Session<D> {
     /// Both halves durable here, then the client's end of the answer, then the provider's `Stored`.
@@ -53,7 +56,7 @@ impl<D: Dial> Session<D> {
                 await_stored(stream).await;
             }
         };
-        let summary = self.summary(&receipt, &half);
+        let summary = self.summary(Some(&receipt), &half);
         let finish = async {
             self.flush().await;
             let _ = self
@@ -81,21 +84,25 @@ impl<D: Dial> Session<D> {
         }
     }
 
+    /// What the client is told at the end; of an attempt that was closed before its receipt came, as far as it is known here.
     pub(super) fn summary(
         &self,
-        receipt: &Verified<ReceiptW>,
+        receipt: Option<&Verified<ReceiptW>>,
         half: &Verified<ReceiptR>,
     ) -> Summary {
-        let body = receipt.body();
+        let told = receipt.map(Verified::body);
         let mut timings = self.answer.timings;
-        timings.prefill += body.timings_ms.prefill;
-        timings.decode += body.timings_ms.decode;
+        if let Some(told) = told {
+            timings.prefill += told.timings_ms.prefill;
+            timings.decode += told.timings_ms.decode;
+        }
         timings.total = millis(self.answer.since);
+        let named = || Parts::of(self.offer.entry.body()).map(|parts| parts.weights);
+        let model = told.map(|told| told.model_sha256).or_else(named);
         Summary {
-            finish: if body.finish == Finish::Stop {
-                FinishReason::Stop
-            } else {
-                FinishReason::Length
+            finish: match told {
+                Some(told) if told.finish == Finish::Stop => FinishReason::Stop,
+                _ => FinishReason::Length,
             },
             n_in: self.answer.n_in,
             n_out: u32::try_from(self.answer.ids.len()).unwrap_or(u32::MAX),
@@ -108,7 +115,7 @@ impl<D: Dial> Session<D> {
                 .map_or(self.answer.wall, |accept| accept.body().wall),
             attempts: self.offer.attempt.number,
             receipt: Some(half.id()),
-            model_sha256: body.model_sha256,
+            model_sha256: model.unwrap_or(ContentHash::from_bytes([0; 32])),
             timings,
         }
     }
@@ -136,6 +143,9 @@ impl<D: Dial> Session<D> {
             .closing(self.receipt.clone())
             .append(&self.context, body)
             .await;
+        if let Ok(half) = &stored {
+            self.answer.unsettled = Some(Box::new(self.summary(self.receipt.as_ref(), half)));
+        }
         match (stored, io.as_mut()) {
             (Ok(half), Some(stream)) => {
                 let _ = stream

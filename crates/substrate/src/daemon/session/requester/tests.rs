@@ -10,10 +10,13 @@ use substrate_record::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant as Clock, sleep};
 
+use substrate_node::Action;
+
 use super::*;
+use crate::daemon::life::Requested;
 use crate::daemon::session::closing;
 use crate::daemon::testing::{ENGINE, Machine, PATIENCE};
-use crate::door::Timings as Spent;
+use crate::door::{Client, Timings as Spent};
 
 /// The provider's key.
 const KEY: [u8; 32] = [7; 32];
@@ -39,7 +42,8 @@ struct Stage {
     io: JobIo,
     reports: mpsc::Receiver<Report>,
     orders: mpsc::Sender<RequesterOrder>,
-    _events: mpsc::Receiver<JobEvent>,
+    answer: Arc<Mutex<Answer>>,
+    events: mpsc::Receiver<JobEvent>,
 }
 
 fn provider() -> SigningKey {
@@ -76,6 +80,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         since: Instant::now(),
         offered: None,
         timings: Spent::default(),
+        unsettled: None,
     }
 }
 
@@ -138,7 +143,7 @@ impl Stage {
         tokio::spawn(run(
             context.clone(),
             offer,
-            answer,
+            answer.clone(),
             dial,
             report,
             order_inbox,
@@ -151,7 +156,8 @@ impl Stage {
             io,
             reports,
             orders,
-            _events: inbox,
+            answer,
+            events: inbox,
         }
     }
 
@@ -289,6 +295,60 @@ async fn an_upload_over_a_slow_line_keeps_both_ends_alive() {
         silence < Duration::from_secs(3),
         "the node heard nothing for {silence:?}"
     );
+}
+
+/// What the client is told next.
+async fn told(events: &mut mpsc::Receiver<JobEvent>) -> JobEvent {
+    let event = timeout(PATIENCE, events.recv()).await;
+    event.expect("in time").expect("a client that is told")
+}
+
+/// There is no attempt after it that could tell the client so.
+#[tokio::test]
+async fn an_answer_that_was_whole_when_its_node_vanished_ends_for_its_client() {
+    let mut stage = Stage::on_pair(b"hello").await;
+    let manifest = stage.ready().await;
+    stage.start(&manifest).await;
+    let token = JobFrame::Token {
+        ids: vec![7],
+        bytes: b"x".to_vec(),
+        logprobs: Vec::new(),
+    };
+    stage.io.send(&token).await.expect("read");
+    while !matches!(told(&mut stage.events).await, JobEvent::Text(_)) {}
+    let lost = RequesterOrder::Close(CloseReason::Lost);
+    stage.orders.send(lost).await.expect("a session that lives");
+
+    let machine = Machine::new();
+    let (mut ready, _) = machine.life(Vec::new()).await;
+    let life = ready.life();
+    let job = stage.attempt.job;
+    let events = stage.answer.lock().await.events.clone();
+    life.jobs.insert(
+        job,
+        Requested {
+            answer: stage.answer.clone(),
+            events,
+            client: Client::Owner,
+            model: "m".to_owned(),
+            entries: vec![stage.entry.id()],
+            scope: Scope::Circle,
+            deadline_ms: 60_000,
+            overflow: None,
+            hopeless: false,
+            no_room: None,
+            moved: None,
+        },
+    );
+    life.perform(Action::FinishJob { job });
+    let summary = loop {
+        if let JobEvent::Finished(summary) = told(&mut stage.events).await {
+            break summary;
+        }
+    };
+    assert_eq!((summary.n_in, summary.n_out), (5, 1));
+    assert_eq!(summary.model_sha256, ContentHash::of(b"weights"));
+    assert!(summary.receipt.is_some(), "the half that was signed");
 }
 
 #[tokio::test]
