@@ -21,6 +21,7 @@ use crate::conversation::{with_marks, with_tools_in_words};
 use crate::ffi::{self, Context, EngineError, Interrupt, MAX_BATCH, MAX_LANES, Model, Size};
 use crate::grammar::Grammars;
 use crate::header;
+use crate::lookup;
 use crate::prompt::{Reading, wipe, wipe_message};
 use crate::refusal::Refusal;
 use crate::scheduler::{Event, SPARE_LANES, Scheduler};
@@ -91,6 +92,8 @@ pub struct LoadOptions {
     pub apart: bool,
     /// Rows of one decode that may have logits, if more than there are lanes: for measurements.
     pub outputs: u32,
+    /// Whether an answer that runs alone guesses its next tokens: the same answer, sooner where it repeats what was read.
+    pub prompt_lookup: bool,
     /// Threads for single tokens.
     pub threads: u32,
     /// Threads for prefill.
@@ -119,6 +122,7 @@ impl Default for LoadOptions {
             cells: 0,
             apart: false,
             outputs: 0,
+            prompt_lookup: false,
             threads: 1,
             batch_threads: 1,
             pool: 1,
@@ -171,7 +175,7 @@ impl Engine {
         let size = Size {
             cells,
             lanes,
-            outputs: options.outputs,
+            outputs: options.outputs.max(1 + lookup::MOST as u32),
             kv: options.kv,
             ..Size::default()
         };
@@ -201,14 +205,13 @@ impl Engine {
         let template = compile_template(&model);
         let facts = facts_of(&model, header, n_ctx);
         let reuse = model.has_plain_cache();
+        let wider = may_widen.then_some(wider);
+        let scheduler = Scheduler::new(slots, lanes, context.cells(), wider, reuse);
         Ok(Engine {
-            scheduler: Scheduler::new(
-                slots,
-                lanes,
-                context.cells(),
-                may_widen.then_some(wider),
-                reuse,
-            ),
+            scheduler: match options.prompt_lookup {
+                true => scheduler.that_guesses(),
+                false => scheduler,
+            },
             context,
             template,
             grammars: OnceCell::new(),

@@ -2,7 +2,7 @@
 //! both over one pipe.
 //!
 //! Reading order: [`serve`] (the loop), [`engine`], [`scheduler`] with [`plan`] and [`prefixes`] (who is
-//! computed when), [`sequence`] (an answer, step by step), [`embedder`] (vectors of texts),
+//! computed when), [`sequence`] with [`lookup`] (an answer, step by step), [`embedder`] (vectors of texts),
 //! [`sampler`] with [`candidates`], [`noise`] and [`portable`] (one token), [`grammar`] with [`numerals`] (schemas),
 //! [`emitter`] (text), [`template`] (prompts), `sight` (images in them), [`header`] (the first look at a model file),
 //! [`ffi`] (llama.cpp).
@@ -22,6 +22,7 @@ pub mod header;
 pub mod inbox;
 mod json;
 pub mod logprobs;
+pub mod lookup;
 pub mod near_tie;
 pub mod noise;
 pub mod numerals;

@@ -14,6 +14,9 @@
 //! Where many long answers run at once, passing over the cells of others is what attention does most; then every lane gets
 //! cells of its own, once and for good, if there is memory for that.
 //!
+//! An answer that runs alone guesses its next tokens ([`crate::lookup`]) and has them computed in the same step. Beside others a
+//! row of a guess costs as much as one of theirs, and theirs is right.
+//!
 //! An image is read in steps of its own, as its rows are no tokens; between two of them all others get a step.
 //!
 //! Invariant: a lane is free, or a running sequence's, or a kept prefix's; between two steps every
@@ -27,6 +30,7 @@ use std::time::{Duration, Instant};
 use substrate_sandbox::wire::Finished;
 
 use crate::ffi::{Context, EngineError, MAX_BATCH, Row, Size};
+use crate::lookup;
 use crate::plan;
 use crate::prefixes::{Prefixes, SHORTEST};
 use crate::prompt::State;
@@ -111,6 +115,8 @@ pub struct Scheduler {
     reuse: bool,
     counters: Counters,
     rows: Vec<Row>,
+    /// Whether answers are guessed at.
+    guesses: bool,
     /// Whether the last step read an image.
     saw: bool,
 }
@@ -130,8 +136,16 @@ impl Scheduler {
             reuse,
             counters: Counters::default(),
             rows: Vec::new(),
+            guesses: false,
             saw: false,
         }
+    }
+
+    /// As [`Scheduler::new`], for a context in which a step may have logits for [`lookup::MOST`] guesses as well.
+    pub fn that_guesses(mut self) -> Scheduler {
+        // A wrong guess is cut out of the cells.
+        self.guesses = self.reuse;
+        self
     }
 
     /// Whether nothing runs or waits.
@@ -337,19 +351,21 @@ impl Scheduler {
         }
         self.saw = false;
         let start = Instant::now();
+        let mut guess = self.guess();
         let (shares, result) = loop {
             let shares = self.shares();
             if shares.is_empty() {
                 return;
             }
-            self.compose(&shares);
+            self.compose(&shares, &guess);
             match context.run(&self.rows) {
+                Err(EngineError::Full) if !guess.is_empty() => guess.clear(),
                 Err(EngineError::Full) if self.make_room(context) => {}
                 result => break (shares, result),
             }
         };
         match result {
-            Ok(()) => self.after(context, &shares, start.elapsed(), events),
+            Ok(()) => self.after(context, &shares, &guess, start.elapsed(), events),
             Err(why) => self.undo(context, &shares, why, events),
         }
         self.end_those_that_ended(context, events);
@@ -450,12 +466,23 @@ impl Scheduler {
         };
         let shares = [(index, count)];
         match result {
-            Ok(()) => self.after(context, &shares, start.elapsed(), events),
+            Ok(()) => self.after(context, &shares, &[], start.elapsed(), events),
             Err(why) => self.undo(context, &shares, why, events),
         }
     }
 
-    fn compose(&mut self, shares: &[(usize, usize)]) {
+    /// What might follow the next token of the one answer that runs; nothing if others do too.
+    fn guess(&mut self) -> Vec<u32> {
+        match self.running.as_mut_slice() {
+            [runner] if self.guesses && !runner.sequence.is_reading() => {
+                runner.sequence.guess(lookup::MOST)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The rows of a step: everybody's share, and the guess of the only one that runs.
+    fn compose(&mut self, shares: &[(usize, usize)], guess: &[u32]) {
         self.rows.clear();
         for &(index, count) in shares {
             let runner = &self.running[index];
@@ -471,6 +498,14 @@ impl Scheduler {
                 row.logits = last;
             }
         }
+        if let Some(&last) = self.rows.last() {
+            let guess = (1..).zip(guess).map(|(ahead, id)| Row {
+                id: *id,
+                position: last.position + ahead,
+                ..last
+            });
+            self.rows.extend(guess);
+        }
     }
 
     /// The rows are in the cache: progress is noted, and whoever has all tokens in draws the next.
@@ -478,6 +513,7 @@ impl Scheduler {
         &mut self,
         context: &mut Context,
         shares: &[(usize, usize)],
+        guess: &[u32],
         took: Duration,
         events: &mut Vec<Event>,
     ) {
@@ -496,13 +532,14 @@ impl Scheduler {
             if sequence.pending() > 0 {
                 continue;
             }
-            let drawn = context
-                .logits_at(row as i32 - 1)
-                .and_then(|logits| sequence.sample(logits));
-            events.push(match drawn {
-                Ok(token) => Event::Token { seq, token },
-                Err(why) => Event::Failed { seq, why },
-            });
+            let drawn = draw(context, sequence, row - 1, guess, events);
+            if !guess.is_empty() {
+                sequence.guessed(guess.len(), drawn.saturating_sub(1));
+                context.cut(
+                    self.running[index].lane,
+                    self.running[index].sequence.fed() as u32,
+                );
+            }
         }
         self.drop_failed(context, events);
     }
@@ -615,6 +652,36 @@ impl Scheduler {
             self.running.len(),
         )
     }
+}
+
+/// Draws the token that follows the one in row `row`, and goes on as long as it is what was guessed, for which the next rows
+/// hold the logits. How many were drawn.
+fn draw(
+    context: &mut Context,
+    sequence: &mut Sequence,
+    row: usize,
+    guess: &[u32],
+    events: &mut Vec<Event>,
+) -> usize {
+    let seq = sequence.seq();
+    for (drawn, row) in (row..).enumerate() {
+        let token = context
+            .logits_at(row as i32)
+            .and_then(|logits| sequence.sample(logits));
+        let token = match token {
+            Ok(token) => token,
+            Err(why) => {
+                events.push(Event::Failed { seq, why });
+                return drawn;
+            }
+        };
+        let was_guessed = guess.get(drawn) == Some(&token.id);
+        events.push(Event::Token { seq, token });
+        if !was_guessed || !sequence.may_go_on() {
+            return drawn + 1;
+        }
+    }
+    0
 }
 
 impl Runner {

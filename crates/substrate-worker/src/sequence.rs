@@ -13,6 +13,7 @@ use crate::emitter::Emitter;
 use crate::ffi::{Context, Embedded, EngineError, Model};
 use crate::grammar::Grammar;
 use crate::logprobs;
+use crate::lookup::Lookup;
 use crate::prefixes::Partition;
 use crate::prompt::{Ids, Reading, SEEN, SeenImage};
 use crate::refusal::Refusal;
@@ -62,6 +63,7 @@ pub struct Sequence {
     sampler: Sampler,
     emitter: Emitter,
     grammar: Option<Grammar>,
+    lookup: Lookup,
     /// Logits without what the grammar forbids.
     allowed: Vec<f32>,
     top_logprobs: Option<u32>,
@@ -106,6 +108,7 @@ impl Sequence {
             sampler: Sampler::new(&job.sampler, &input.logit_bias, model.n_vocab())?,
             emitter: Emitter::new(&input.stop),
             grammar,
+            lookup: Lookup::default(),
             allowed: Vec::new(),
             top_logprobs: job.sampler.top_logprobs,
             partition: job.reuse.then_some(job.partition),
@@ -302,6 +305,24 @@ impl Sequence {
     pub fn reuse(&mut self, count: usize) {
         self.fed = count;
         self.reused = count as u32;
+    }
+
+    /// What the tokens after the pending one might be, at most `most`: as many as may still be drawn and sent after its own.
+    pub fn guess(&mut self, most: usize) -> Vec<u32> {
+        let most = most
+            .min(self.max_tokens.saturating_sub(self.answer.len() + 1))
+            .min(self.room.saturating_sub(self.len() + 1))
+            .min((self.credit as usize).saturating_sub(1));
+        let mut lookup = std::mem::take(&mut self.lookup);
+        let guess = lookup.guess(self.len(), |place| self.id_at(place), most);
+        self.lookup = lookup;
+        guess
+    }
+
+    /// The cells of the first `right` of `guessed` tokens hold what was drawn.
+    pub fn guessed(&mut self, guessed: usize, right: usize) {
+        self.lookup.learn(guessed, right);
+        self.fed += right;
     }
 
     /// `count` more tokens were fed in a step that took `took`.

@@ -167,6 +167,7 @@ where
         projector,
         adapter,
         apart,
+        prompt_lookup,
     } = wanted;
     let options = LoadOptions {
         n_ctx,
@@ -181,6 +182,7 @@ where
         projector: projector.then_some(place.projector),
         adapter: adapter.then_some(place.adapter),
         apart,
+        prompt_lookup,
         ..LoadOptions::default()
     };
     let loaded = match Loaded::from(&place.model, &options, interrupt) {

@@ -5,7 +5,9 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use substrate_sandbox::wire::{FromWorker, INITIAL_GRANT, Input, Message, Prepare, ToWorker};
+use substrate_sandbox::wire::{
+    FromWorker, INITIAL_GRANT, Input, Message, Prepare, Sampler, ToWorker,
+};
 use substrate_worker::engine::{Engine, LoadOptions};
 use substrate_worker::ffi::Interrupt;
 use substrate_worker::near_tie::NEAR_TIE;
@@ -267,6 +269,65 @@ fn a_prompt_that_is_being_answered_is_not_read_again_for_its_next_choice() {
         run_all(&mut engine, &[asked(2, 3)], |_| {});
         assert_eq!(engine.scheduler().counters().prefilled, read + 1);
     }
+}
+
+/// An answer that repeats its prompt, one that repeats itself and one that does neither: with guesses and without, bound to a
+/// schema and drawn at random.
+#[test]
+fn guesses_change_how_many_steps_an_answer_takes_and_nothing_else() {
+    let plain = LoadOptions {
+        n_ctx: 1024,
+        pool: 2,
+        prompt_lookup: false,
+        ..LoadOptions::default()
+    };
+    let guessing = LoadOptions {
+        prompt_lookup: true,
+        ..plain.clone()
+    };
+    let [mut plain, mut guessing] = [plain, guessing].map(|options| {
+        Engine::load(&model(), &options, Interrupt::default()).expect("the test model loads")
+    });
+    let verse =
+        "The red fox crossed the frozen river, and seven grey geese flew over it at dawn.\n";
+    let copied = Input::text(format!("{}The red fox", verse.repeat(3)), false);
+    let mut bound = user("Name three colours of a fox.");
+    bound.schema = Some(
+        r#"{"type":"array","items":{"enum":["red","red-brown","grey"]},"minItems":3,"maxItems":3}"#
+            .into(),
+    );
+    let warm = Sampler {
+        temperature: 700_000,
+        ..greedy()
+    };
+    let jobs = [
+        job(1, &copied, greedy(), 60),
+        job(2, &copied, warm, 60),
+        job(3, &Input::text("1 1 1 1 1 1", false), greedy(), 40),
+        job(4, &user("What is the sea?"), greedy(), 40),
+        job(5, &bound, greedy(), 40),
+    ];
+    let mut steps = Vec::new();
+    for job in &jobs {
+        let mut count = [0, 0];
+        let [left, right] = [(&mut plain, 0), (&mut guessing, 1)].map(|(engine, at)| {
+            let mut answers = run_all(engine, std::slice::from_ref(job), |_| count[at] += 1);
+            answers.pop().expect("one answer")
+        });
+        if let Err(why) = same_up_to_a_tie(&left, &right) {
+            panic!("job {}: {why}", job.seq);
+        }
+        steps.push(count);
+    }
+    println!("steps without and with guesses: {steps:?}");
+    assert!(
+        steps[0][1] * 2 < steps[0][0],
+        "a copy is guessed: {steps:?}"
+    );
+    assert!(
+        steps.iter().all(|[without, with]| with <= without),
+        "{steps:?}"
+    );
 }
 
 /// Six answers that go on while every lane gets cells of its own, because together they have grown long.

@@ -89,6 +89,7 @@ fn damaged_models_are_refused_in_no_time() {
                 projector: false,
                 adapter: false,
                 apart: false,
+                prompt_lookup: false,
             }),
         ] {
             let mut worker = Client::start(path.to_str().expect("a plain path"));
@@ -136,6 +137,7 @@ fn a_sound_header_over_a_wrong_model_is_refused_by_the_engine() {
         projector: false,
         adapter: false,
         apart: false,
+        prompt_lookup: false,
     }));
     let FromWorker::Failed {
         seq: None,

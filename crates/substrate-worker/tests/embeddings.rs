@@ -259,6 +259,7 @@ fn a_worker_for_vectors_measures_itself_and_says_what_it_has_not() {
         projector: false,
         adapter: false,
         apart: false,
+        prompt_lookup: false,
     }));
     assert!(matches!(client.next(), FromWorker::Sealed { stage: 2, .. }));
     let FromWorker::Loaded(facts) = client.next() else {

@@ -17,6 +17,9 @@ const SHORT_ANSWER: u32 = 48;
 const LONG_ANSWER: u32 = 96;
 /// Words of prompts: about 1.3 tokens each for this vocabulary.
 const SHORT_PROMPT: usize = 24;
+/// Words of a text that is copied, of which so many stand there already: the rest is the answer.
+const COPIED: usize = 80;
+const COPY_BEGUN: usize = 4;
 const PREFILL_PROMPT: usize = 600;
 /// A prompt of about 2,000 tokens.
 const LONG_PROMPT: usize = 1_430;
@@ -76,6 +79,16 @@ impl Target {
     /// Tokens per second of one answer alone.
     pub fn decode(self, number: u64) -> Result<f64> {
         self.ask(number, SHORT_PROMPT, LONG_ANSWER)?.decode_rate()
+    }
+
+    /// Tokens per second of one answer alone that writes down once more what it has read three times.
+    pub fn copy(self, number: u64) -> Result<f64> {
+        let once = text(number, COPIED);
+        let begun: Vec<&str> = once.split(' ').take(COPY_BEGUN).collect();
+        let prompt = format!("{once}\n{once}\n{once}\n{}", begun.join(" "));
+        let tokens = LONG_ANSWER;
+        let came = self.side.ask(self.api, &Ask { prompt, tokens }, || {})?;
+        came.decode_rate()
     }
 
     /// Prompt tokens per second, up to the first token.

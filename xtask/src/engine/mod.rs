@@ -130,6 +130,8 @@ impl Figure {
 enum Load {
     /// One answer alone: tokens per second after the first.
     Decode,
+    /// As [`Load::Decode`], of a text that was read before, which prompt lookup guesses.
+    Copy,
     /// A prompt alone: tokens per second up to the first.
     Prefill,
     /// A short prompt alone: the way there and back.
@@ -140,8 +142,9 @@ enum Load {
     Amid,
 }
 
-const LOADS: [Load; 7] = [
+const LOADS: [Load; 8] = [
     Load::Decode,
+    Load::Copy,
     Load::Prefill,
     Load::FirstToken,
     Load::Clients(4),
@@ -211,7 +214,7 @@ fn measure(
     let scratch = Scratch::new("bench-engine")?;
     let mut node = Node::create(bin, scratch.path(), "ours")?;
     node.write_config(&format!(
-        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\ncontext = {CONTEXT}\nkeep_alive = -1\n"
+        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\ncontext = {CONTEXT}\nprompt_lookup = true\nkeep_alive = -1\n"
     ))?;
     node.start()?;
     import(&node, model, &[])?;
@@ -255,6 +258,11 @@ impl Load {
                 "tok/s",
                 Goal::AtLeast(0.98),
             )],
+            Self::Copy => vec![Figure::new(
+                "decode of what was read before, one stream",
+                "tok/s",
+                Goal::AtLeast(0.98),
+            )],
             Self::Prefill => vec![Figure::new(
                 "prefill, 900 tokens",
                 "tok/s",
@@ -289,6 +297,7 @@ impl Load {
     fn put_on(self, target: Target, number: u64) -> Result<Vec<f64>> {
         Ok(match self {
             Self::Decode => vec![target.decode(number)?],
+            Self::Copy => vec![target.copy(number)?],
             Self::Prefill => vec![target.prefill(number)?],
             Self::FirstToken => vec![target.first_token(number)?],
             Self::Clients(clients) => vec![target.throughput(number, clients)?],

@@ -119,6 +119,8 @@ pub struct Load {
     /// Whether each sequence may get cells of its own for a whole context once many run, instead of a part of `cells`, which
     /// then bounds the kept prefixes alone.
     pub apart: bool,
+    /// Whether an answer that runs alone guesses its next tokens by prompt lookup.
+    pub prompt_lookup: bool,
     /// Whether `/adapter.gguf` is there and to be laid over the weights.
     pub adapter: bool,
     /// Which layers a graphics processor holds; `None`: all are in memory.

@@ -12,14 +12,14 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
         (
             any::<[u32; 5]>(),
             kv(),
-            any::<[bool; 4]>(),
+            any::<[bool; 5]>(),
             of(any::<[u32; 2]>())
         )
             .prop_map(
                 |(
                     [n_ctx, slots, cells, threads, batch_threads],
                     kv,
-                    [flash_attention, projector, adapter, apart],
+                    [flash_attention, projector, adapter, apart, prompt_lookup],
                     gpu,
                 )| {
                     ToWorker::Load(Load {
@@ -33,6 +33,7 @@ pub fn to_worker() -> impl Strategy<Value = ToWorker> {
                         projector,
                         adapter,
                         apart,
+                        prompt_lookup,
                         gpu: gpu.map(|[device, layers]| OnGpu { device, layers }),
                     })
                 }

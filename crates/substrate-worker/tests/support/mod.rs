@@ -147,6 +147,7 @@ pub fn half(n_ctx: u32) -> Load {
         projector: false,
         adapter: false,
         apart: false,
+        prompt_lookup: false,
     }
 }
 

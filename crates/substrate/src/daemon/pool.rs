@@ -72,6 +72,8 @@ pub struct WorkerSettings {
     pub flash_attention: bool,
     /// Whether each answer may have the cells of a whole context to itself; `None` = if they take a small part of what is free.
     pub own_cells: Option<bool>,
+    /// Whether an answer that runs alone guesses its next tokens.
+    pub prompt_lookup: bool,
 }
 
 impl WorkerSettings {

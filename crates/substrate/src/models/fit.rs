@@ -30,6 +30,10 @@ const ROWS_OF_FEED_FORWARD: u64 = 3;
 /// Lanes of the engine beside the slots (the worker's `SPARE_LANES`).
 const SPARE_LANES: u64 = 1;
 
+/// Rows of a step that may have logits, however few lanes there are: a token and the guesses at those after it (the worker's
+/// `lookup::MOST`).
+const LEAST_OUTPUTS: u64 = 5;
+
 /// What a worker holds before and beside any model: its program, the engine's tables, stacks and buffers of the pipe.
 /// Measured with the demo model: its resident bytes after loading, less weights, cache and vocabulary.
 const PROGRAM: u64 = 16 * MIB;
@@ -283,7 +287,7 @@ fn buffers(shape: &Shape, n_vocab: u32, cells: u64, lanes: u64, flash_attention:
         .saturating_mul(if flash_attention { HALF } else { FLOAT });
     let feed_forward = width(u64::from(shape.feed_forward)).saturating_mul(ROWS_OF_FEED_FORWARD);
     let logits = u64::from(n_vocab)
-        .saturating_mul(lanes)
+        .saturating_mul(lanes.max(LEAST_OUTPUTS))
         .saturating_mul(FLOAT);
     let widest = attention.max(feed_forward).max(logits);
     // Logits are copied out once more, for every lane.

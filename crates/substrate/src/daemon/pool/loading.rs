@@ -85,6 +85,7 @@ impl Pool {
             kv: setting.kv,
             flash_attention: setting.flash_attention,
             apart: setting.apart,
+            prompt_lookup: self.settings.prompt_lookup,
             projector: parts.projector.is_some(),
             adapter: parts.adapter.is_some(),
             gpu: on_gpu(place),
