@@ -10,8 +10,8 @@ use xtask::node::Scratch;
 use xtask::seam::{Seam, judge};
 use xtask::stream::{Answer, Chat};
 use xtask::trio::{
-    Holders, MODEL, Trio, answering, gap_limit, long_prompt, signal, signal_worker, test_bin,
-    test_model,
+    Holders, MODEL, Trio, answering, gap_limit_of_the_gate, long_prompt, signal, signal_worker,
+    test_bin, test_model,
 };
 
 pub(super) const PROMPT: &str = "Write a story about a fox and a crow.";
@@ -102,7 +102,7 @@ fn ask_and_break(
 }
 
 pub(super) fn goes_on(broken: &Answer, unbroken: &Answer) -> Result<()> {
-    let limit = gap_limit(unbroken, BREAK_AFTER)?;
+    let limit = gap_limit_of_the_gate(unbroken, BREAK_AFTER)?;
     println!(
         "{} prompt tokens: the longest silence was {:?} of {limit:?}",
         broken.used("prompt_tokens")?,

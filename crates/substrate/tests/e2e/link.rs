@@ -11,7 +11,9 @@ use xtask::node::{Node, Scratch};
 use xtask::proxy::Proxy;
 use xtask::seam::{Seam, judge};
 use xtask::stream::{Answer, Chat, complete};
-use xtask::trio::{Holders, MODEL, Trio, answering, gap_limit, id, test_bin, test_model};
+use xtask::trio::{
+    Holders, MODEL, Trio, answering, gap_limit_of_the_gate, id, test_bin, test_model,
+};
 
 const PROMPT: &str = "Write a story about a fox and a crow.";
 const TOKENS: u32 = 72;
@@ -105,7 +107,7 @@ impl Links {
 }
 
 fn goes_on_elsewhere(cut: &Answer, unbroken: &Answer) -> Result<()> {
-    let limit = gap_limit(unbroken, BREAK_AFTER)?;
+    let limit = gap_limit_of_the_gate(unbroken, BREAK_AFTER)?;
     println!("cut off: a silence of {:?} of {limit:?}", cut.longest_gap());
     assert!(cut.longest_gap() < limit, "{:?}", cut.longest_gap());
     let facts = &cut.substrate;

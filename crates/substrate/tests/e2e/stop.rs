@@ -17,6 +17,8 @@ const PROMPT: &str = "1, 2, 3, 4, 5, 6, 7, 8,";
 const UNDER_WAY: usize = 24;
 /// How long a daemon lets answers finish by themselves.
 const FINISH: Duration = Duration::from_secs(10);
+/// Answers that may be stopped until one has the time to finish.
+const STOPS: usize = 3;
 /// How long connections were once left after a stop. Answers must get more.
 const ONCE_CUT_AFTER: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,17 @@ fn a_provider_that_stops_hands_over_what_it_has_no_time_to_finish() -> Result<()
 
 #[test]
 fn a_requester_that_stops_finishes_its_clients_answer_and_refuses_new_ones() -> Result<()> {
+    // A machine that slows down meanwhile has no time to finish, and shows nothing.
+    for _ in 0..STOPS {
+        if stops_and_finishes()? {
+            return Ok(());
+        }
+    }
+    bail!("{STOPS} times the answer took more than {FINISH:?} to end")
+}
+
+/// False if the daemon gave the answer up, rightly: it was not done within its time.
+fn stops_and_finishes() -> Result<bool> {
     let scratch = Scratch::new("stopping")?;
     let mut node = Node::create(&test_bin(), scratch.path(), "n")?;
     // One speed: by itself the engine would take a second core when it is free, and give it back for what is asked here.
@@ -91,13 +104,22 @@ fn a_requester_that_stops_finishes_its_clients_answer_and_refuses_new_ones() -> 
             ensure!(told.contains("the daemon is stopping"), "{told}");
         }
         Ok(())
-    })?;
+    });
     let after = told_at.context("it was told to stop")?.elapsed();
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) if after >= FINISH => {
+            println!("the machine slowed down, and after {after:?}: {error:#}");
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
     assert_eq!(answer.usage["completion_tokens"], tokens, "{after:?}");
     assert_eq!(answer.finish.as_deref(), Some("length"));
     println!("the answer went on for {after:?} after the signal");
     assert!(after > ONCE_CUT_AFTER, "{after:?} proves nothing");
-    wait_until_ended(&node, FINISH)
+    wait_until_ended(&node, FINISH)?;
+    Ok(true)
 }
 
 #[test]
