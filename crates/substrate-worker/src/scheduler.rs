@@ -42,8 +42,8 @@ pub const SPARE_LANES: u32 = 1;
 /// Cells that must be free beyond a prompt for it to enter beside others: the answer's first sentences.
 const HEADROOM: usize = 64;
 
-/// Cells of others that attention may pass over for every token before lanes get cells of their own. With the demo model that
-/// is a twentieth of the time a row of sixteen takes; with larger ones less (docs/decisions/0018).
+/// Cells of others that attention may pass over for every token before lanes get cells of their own. Eight short answers of
+/// some 80 tokens are over it, four are not: with those no difference was measured (docs/decisions/0018).
 const OTHERS_CELLS: usize = 512;
 
 /// What happened to a sequence in a step.
