@@ -92,6 +92,10 @@ pub fn run(options: &Options) -> Result<()> {
     let model = model::publish(&model::fetch()?)?;
     let bin = match &options.bin {
         Some(bin) => bin.clone(),
+        // Beside llama.cpp's `Release` stands what users build; the gate's form has the programs of the tests.
+        None if options.what == What::Engine && !options.prebuilt => {
+            sh::step("binaries, optimised", stage::build_release)?
+        }
         None => sh::step("binaries", stage::build)?,
     };
     match options.what {

@@ -39,7 +39,11 @@ enum Task {
     /// The figures an issue asks for, hours allowed
     Prove(prove::Options),
     /// Build the binaries into a folder that an unprivileged user can run from, and print its path
-    Stage,
+    Stage {
+        /// Optimise everything, for use and for measuring; the tests' build optimises what tokens pass through
+        #[arg(long)]
+        release: bool,
+    },
     /// Fetch the models for answers and for vectors, make the projector and the adapter, check their digests, and print where they are
     Model,
     /// Unmodified client packages against real nodes, with the programs staged before
@@ -57,8 +61,13 @@ fn main() -> anyhow::Result<()> {
         Task::Check(options) => check::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Prove(options) => prove::run(&options),
-        Task::Stage => {
-            println!("{}", stage::build()?.display());
+        Task::Stage { release } => {
+            let build = if release {
+                stage::build_release
+            } else {
+                stage::build
+            };
+            println!("{}", build()?.display());
             Ok(())
         }
         Task::Clients { bin, model } => clients::run(&bin, &model),

@@ -27,7 +27,15 @@ pub const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
 /// # Errors
 /// A build fails, or the worker is not static.
 pub fn build() -> Result<PathBuf> {
-    build_with(&[])
+    build_with(&DEV, &[])
+}
+
+/// As [`build`], as users build it (`cargo build --release`): what is measured beside another program's release.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_release() -> Result<PathBuf> {
+    build_with(&RELEASE, &[])
 }
 
 /// As [`build`], with the tests and the examples that some of them start: what tests need changes the features of
@@ -36,29 +44,48 @@ pub fn build() -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub fn build_with_tests() -> Result<PathBuf> {
-    build_with(&[&["--tests", "--examples"], &SIMULATOR[..]].concat())
+    build_with(&DEV, &[&["--tests", "--examples"], &SIMULATOR[..]].concat())
 }
 
-fn build_with(more: &[&str]) -> Result<PathBuf> {
+/// One of cargo's profiles.
+struct Profile {
+    /// How cargo is told.
+    arguments: &'static [&'static str],
+    /// Its folder under the target directory.
+    folder: &'static str,
+    /// Where its programs are laid out, below this checkout's scratch folder.
+    stage: &'static str,
+}
+
+const DEV: Profile = Profile {
+    arguments: &[],
+    folder: "debug",
+    stage: "stage",
+};
+
+const RELEASE: Profile = Profile {
+    arguments: &["--release"],
+    folder: "release",
+    stage: "stage-release",
+};
+
+fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
     sh::run(
         sh::cargo()
             .args(["build", "--quiet", "--bins"])
+            .args(profile.arguments)
             .args(ALL_BUT_WORKER)
             .args(more),
     )?;
-    sh::run(sh::cargo().args([
-        "rustc",
-        "--quiet",
-        "--package",
-        "substrate-worker",
-        "--bin",
-        "substrate-worker",
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))?;
-    let built = target_dir()?.join("debug");
-    let stage = scratch("stage")?;
+    sh::run(
+        sh::cargo()
+            .args(["rustc", "--quiet"])
+            .args(profile.arguments)
+            .args(["--package", "substrate-worker", "--bin", "substrate-worker"])
+            .args(["--", "-C", "target-feature=+crt-static"]),
+    )?;
+    let built = target_dir()?.join(profile.folder);
+    let stage = scratch(profile.stage)?;
     for name in ["substrate", "substrate-worker"] {
         place(&built.join(name), &stage.join(name))?;
     }

@@ -17,6 +17,8 @@
 //! An answer that runs alone guesses its next tokens ([`crate::lookup`]) and has them computed in the same step. Beside others a
 //! row of a guess costs as much as one of theirs, and theirs is right.
 //!
+//! Answers stand still in every second step of a prompt that takes several, where steps are quick ([`Turns`]).
+//!
 //! An image is read in steps of its own, as its rows are no tokens; between two of them all others get a step.
 //!
 //! Invariant: a lane is free, or a running sequence's, or a kept prefix's; between two steps every
@@ -31,7 +33,7 @@ use substrate_sandbox::wire::Finished;
 
 use crate::ffi::{Context, EngineError, MAX_BATCH, Row, Size};
 use crate::lookup;
-use crate::plan;
+use crate::plan::{self, Turns};
 use crate::prefixes::{Prefixes, SHORTEST};
 use crate::prompt::State;
 use crate::sequence::{Finish, Sequence, Token};
@@ -119,6 +121,7 @@ pub struct Scheduler {
     guesses: bool,
     /// Whether the last step read an image.
     saw: bool,
+    turns: Turns,
 }
 
 impl Scheduler {
@@ -138,6 +141,7 @@ impl Scheduler {
             rows: Vec::new(),
             guesses: false,
             saw: false,
+            turns: Turns::default(),
         }
     }
 
@@ -365,10 +369,24 @@ impl Scheduler {
             }
         };
         match result {
-            Ok(()) => self.after(context, &shares, &guess, start.elapsed(), events),
+            Ok(()) => {
+                let took = start.elapsed();
+                let stood = self.stood_still(&shares);
+                self.turns.stepped(self.rows.len(), took, stood);
+                self.after(context, &shares, &guess, took, events);
+            }
             Err(why) => self.undo(context, &shares, why, events),
         }
         self.end_those_that_ended(context, events);
+    }
+
+    /// Whether an answer had no part in a step, though it could go on.
+    fn stood_still(&self, shares: &[(usize, usize)]) -> bool {
+        let answers = (0..)
+            .zip(&self.running)
+            .filter(|(_, runner)| runner.may_go_on() && !runner.sequence.is_reading());
+        let mut indices = answers.map(|(index, _): (usize, _)| index);
+        indices.any(|index| shares.iter().all(|&(other, _)| other != index))
     }
 
     /// Cells that attention passes over for a token of the longest sequence.
@@ -427,6 +445,9 @@ impl Scheduler {
             .iter()
             .map(|&index| self.running[index].sequence.readable())
             .collect();
+        if self.turns.stand_still(shares.len(), left.iter().sum()) {
+            shares.clear();
+        }
         let pieces = plan::shares(shares.len(), &left);
         shares.extend(
             reading
@@ -465,6 +486,8 @@ impl Scheduler {
             }
         };
         let shares = [(index, count)];
+        // A step of an image leaves every answer out.
+        self.turns.stepped(count, start.elapsed(), true);
         match result {
             Ok(()) => self.after(context, &shares, &[], start.elapsed(), events),
             Err(why) => self.undo(context, &shares, why, events),

@@ -213,8 +213,8 @@ pub struct ModelSettings {
     /// Whether each answer may have the cells of a whole context to itself once many run; `None` = if they take a small part of
     /// what is free.
     pub own_cells: Option<bool>,
-    /// Whether an answer that runs alone guesses its next tokens by prompt lookup.
-    pub prompt_lookup: bool,
+    /// Whether an answer that runs alone guesses its next tokens by prompt lookup; `None` = it does.
+    pub prompt_lookup: Option<bool>,
 }
 
 impl ModelSettings {

@@ -130,6 +130,8 @@ impl Figure {
 enum Load {
     /// One answer alone: tokens per second after the first.
     Decode,
+    /// As [`Load::Decode`], of a node that guesses nothing: the engine's own speed.
+    Unguessed,
     /// As [`Load::Decode`], of a text that was read before, which prompt lookup guesses.
     Copy,
     /// A prompt alone: tokens per second up to the first.
@@ -142,8 +144,9 @@ enum Load {
     Amid,
 }
 
-const LOADS: [Load; 8] = [
+const LOADS: [Load; 9] = [
     Load::Decode,
+    Load::Unguessed,
     Load::Copy,
     Load::Prefill,
     Load::FirstToken,
@@ -152,6 +155,9 @@ const LOADS: [Load; 8] = [
     Load::Clients(16),
     Load::Amid,
 ];
+
+/// Loads of the first pair: those that find a node without its model.
+const WARMING: usize = 2;
 
 /// The gate's loads: a minute in all.
 const SHORT_LOADS: [Load; 3] = [Load::Decode, Load::Prefill, Load::Clients(8)];
@@ -212,26 +218,32 @@ fn measure(
         bail!("at least two pairs are needed");
     }
     let scratch = Scratch::new("bench-engine")?;
-    let mut node = Node::create(bin, scratch.path(), "ours")?;
-    node.write_config(&format!(
-        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\ncontext = {CONTEXT}\nprompt_lookup = true\nkeep_alive = -1\n"
-    ))?;
-    node.start()?;
-    import(&node, model, &[])?;
-    let target = |side, api| Target { side, api };
-    let sides = [
-        target(Side::Ours, node.api),
-        target(Side::Reference, server.api),
-    ];
+    let ours = node(bin, &scratch, "ours", model, true)?;
+    let unguessed = match loads.contains(&Load::Unguessed) {
+        true => Some(node(bin, &scratch, "unguessed", model, false)?),
+        false => None,
+    };
+    let sides = |load: Load| {
+        let plain = unguessed
+            .as_ref()
+            .filter(|_| load == Load::Unguessed)
+            .unwrap_or(&ours);
+        [(Side::Ours, plain.api), (Side::Reference, server.api)]
+            .map(|(side, api)| Target { side, api })
+    };
     let mut figures: Vec<Vec<Figure>> = loads.iter().map(|load| load.figures()).collect();
     for pair in 0..=pairs as u64 {
-        let mut order = sides;
-        if pair % 2 == 1 {
-            order.reverse();
-        }
-        // The first pair loads the model and warms both sides up with one load; it is not counted.
-        let loads = if pair == 0 { &loads[..1] } else { loads };
+        // The first pair loads the model and warms both sides up with a load or two; it is not counted.
+        let loads = if pair == 0 {
+            &loads[..WARMING.min(loads.len())]
+        } else {
+            loads
+        };
         for ((number, load), figures) in (pair * 10..).zip(loads).zip(&mut figures) {
+            let mut order = sides(*load);
+            if pair % 2 == 1 {
+                order.reverse();
+            }
             for target in order {
                 let values = load.put_on(target, number);
                 let values = values.with_context(|| format!("{load:?} of {:?}", target.side))?;
@@ -245,8 +257,19 @@ fn measure(
         eprintln!("pair {pair} of {pairs}");
     }
     let mut cells: Vec<Cell> = figures.iter().flatten().map(Figure::cell).collect();
-    cells.push(memory(&node, server)?);
+    cells.push(memory(&ours, server)?);
     Ok(cells)
+}
+
+/// A node with the model, under the settings of both sides.
+fn node(bin: &Path, scratch: &Scratch, name: &str, model: &Path, guesses: bool) -> Result<Node> {
+    let mut node = Node::create(bin, scratch.path(), name)?;
+    node.write_config(&format!(
+        "[models]\nthreads = {THREADS}\nparallel = {SLOTS}\ncontext = {CONTEXT}\nprompt_lookup = {guesses}\nkeep_alive = -1\n"
+    ))?;
+    node.start()?;
+    import(&node, model, &[])?;
+    Ok(node)
 }
 
 impl Load {
@@ -255,6 +278,11 @@ impl Load {
         match self {
             Self::Decode => vec![Figure::new(
                 "decode, one stream",
+                "tok/s",
+                Goal::AtLeast(0.98),
+            )],
+            Self::Unguessed => vec![Figure::new(
+                "decode, one stream, without prompt lookup",
                 "tok/s",
                 Goal::AtLeast(0.98),
             )],
@@ -296,7 +324,7 @@ impl Load {
     /// Puts the load on one side; the values are those of [`Load::figures`].
     fn put_on(self, target: Target, number: u64) -> Result<Vec<f64>> {
         Ok(match self {
-            Self::Decode => vec![target.decode(number)?],
+            Self::Decode | Self::Unguessed => vec![target.decode(number)?],
             Self::Copy => vec![target.copy(number)?],
             Self::Prefill => vec![target.prefill(number)?],
             Self::FirstToken => vec![target.first_token(number)?],

@@ -110,7 +110,7 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
         kv,
         flash_attention,
         own_cells: config.models.own_cells,
-        prompt_lookup: config.models.prompt_lookup,
+        prompt_lookup: config.models.prompt_lookup.unwrap_or(true),
         load_timeout: config.models.load_timeout.0,
         keep_alive: match config.models.keep_alive {
             KeepAlive::After(stay) => Some(stay),

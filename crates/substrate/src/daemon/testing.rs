@@ -114,7 +114,7 @@ pub fn no_worker() -> WorkerSettings {
         kv: Default::default(),
         flash_attention: true,
         own_cells: None,
-        prompt_lookup: false,
+        prompt_lookup: true,
     }
 }
 
