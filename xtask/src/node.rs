@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -384,9 +385,26 @@ impl Drop for Node {
     }
 }
 
-/// A port nobody listens on now, on loopback.
+/// Ports for nodes: below those that the system gives to whoever connects (from 32768 on), as one of them might be taken between
+/// our look and the node's start.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports between the first that two processes with neighbouring ids try: more than one of them needs.
+const APART: u32 = 97;
+
+/// A port that nobody has now, on loopback, for TCP and for UDP. No other call of this process gave it.
 fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(APART);
+    for _ in PORTS {
+        let place = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = PORTS.start + u16::try_from(place)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port between {} and {} is free", PORTS.start, PORTS.end)
 }
 
 /// A fresh folder any user may enter, removed with its handle.
@@ -443,4 +461,23 @@ pub fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_port_is_given_once_and_none_that_somebody_has() {
+        let first = free_port().expect("a port");
+        // Somebody has the next one, for UDP only.
+        let next = SocketAddr::from((first.ip(), first.port() + 1));
+        let _taken = UdpSocket::bind(next);
+        let given: BTreeSet<SocketAddr> = (0..8).map(|_| free_port().expect("a port")).collect();
+        assert_eq!(given.len(), 8);
+        assert!(!given.contains(&first) && !given.contains(&next));
+        assert!(given.iter().all(|address| PORTS.contains(&address.port())));
+    }
 }
