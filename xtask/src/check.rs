@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{bench, clients, demo, dependencies, edges, engine, fuzz, tidy};
+use crate::{apparmor, bench, clients, demo, dependencies, edges, engine, fuzz, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
@@ -37,6 +37,7 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
     parts.run("crate edges", edges::check)?;
     parts.run("dependencies", dependencies::check)?;
     parts.run("tidy", tidy::check)?;
+    parts.run("AppArmor profiles", apparmor::check)?;
     let model = parts.run("models", || {
         model::publish_vectors()?;
         model::publish_drawn()?;

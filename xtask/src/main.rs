@@ -4,6 +4,7 @@
 //! runs starts here, so that a newcomer's machine and the gate do the same thing.
 //! Absent by design: shell scripts.
 
+mod apparmor;
 mod bench;
 mod check;
 mod clients;

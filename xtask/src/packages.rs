@@ -24,8 +24,10 @@ const BUILD: [Package; 5] = [
     ("python3-pip", || python_has("pip")),
 ];
 
-/// What the gate needs besides: another clock, network namespaces, and environments for the client packages.
-const GATE: [Package; 3] = [
+/// What the gate needs besides: the parser of AppArmor's profiles, another clock, network namespaces, and environments for the
+/// client packages.
+const GATE: [Package; 4] = [
+    ("apparmor", || exists("/sbin/apparmor_parser")),
     ("faketime", || libfaketime().is_some()),
     ("iproute2", || sh::on_path("ip") || exists("/usr/sbin/ip")),
     ("python3-venv", || python_has("ensurepip")),

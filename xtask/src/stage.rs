@@ -1,7 +1,7 @@
 //! The binaries, built and laid out where an unprivileged user can run them.
 //!
-//! The worker is linked statically: inside its wall there is no library to load. A plain
-//! `cargo build` makes a dynamic one at the same place, so the static one is copied aside at once.
+//! The worker and the wall's attacker are linked statically: inside the wall there is no library to load. A plain
+//! `cargo build` makes dynamic ones at the same place, so the static ones are copied aside at once.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,17 @@ pub const ALL_BUT_WORKER: [&str; 3] = ["--workspace", "--exclude", "substrate-wo
 /// The simulator is a feature of the node, off in the product.
 pub const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
 
-/// Builds `substrate` and the static `substrate-worker` and returns the folder that holds both.
+/// Programs that run behind the wall: name, package, and the feature that makes them.
+const WALLED: [(&str, &str, &[&str]); 2] = [
+    ("substrate-worker", "substrate-worker", &[]),
+    (
+        "substrate-wall-attacker",
+        "substrate-sandbox",
+        &["--features", "attacker"],
+    ),
+];
+
+/// Builds `substrate` and the static `substrate-worker` and `substrate-wall-attacker` and returns the folder that holds them.
 ///
 /// # Errors
 /// A build fails, or the worker is not static.
@@ -77,19 +87,21 @@ fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
             .args(ALL_BUT_WORKER)
             .args(more),
     )?;
-    sh::run(
-        sh::cargo()
-            .args(["rustc", "--quiet"])
-            .args(profile.arguments)
-            .args(["--package", "substrate-worker", "--bin", "substrate-worker"])
-            .args(["--", "-C", "target-feature=+crt-static"]),
-    )?;
     let built = target_dir()?.join(profile.folder);
     let stage = scratch(profile.stage)?;
-    for name in ["substrate", "substrate-worker"] {
+    place(&built.join("substrate"), &stage.join("substrate"))?;
+    for (name, package, features) in WALLED {
+        sh::run(
+            sh::cargo()
+                .args(["rustc", "--quiet"])
+                .args(profile.arguments)
+                .args(["--package", package, "--bin", name])
+                .args(features)
+                .args(["--", "-C", "target-feature=+crt-static"]),
+        )?;
         place(&built.join(name), &stage.join(name))?;
+        assert_static(&stage.join(name))?;
     }
-    assert_static(&stage.join("substrate-worker"))?;
     Ok(stage)
 }
 
@@ -115,13 +127,13 @@ pub fn place(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The linker accepts a half-static worker that dies at start; only the dynamic section tells.
-fn assert_static(worker: &Path) -> Result<()> {
-    let section = sh::output(sh::command("readelf").arg("-d").arg(worker))?;
+/// The linker accepts a half-static program that dies at start; only the dynamic section tells.
+fn assert_static(program: &Path) -> Result<()> {
+    let section = sh::output(sh::command("readelf").arg("-d").arg(program))?;
     if section.contains("(NEEDED)") {
         bail!(
             "{} still needs shared libraries:\n{section}",
-            worker.display()
+            program.display()
         );
     }
     Ok(())

@@ -1,11 +1,12 @@
-//! A worker that tries to get out.
+//! A worker that tries to get out: the wall's suite, and the tests', run it in a worker's place.
 //!
 //! Behind the wall it reads one line from the pipe, `STAGE COMMAND`, seals itself as far as told
-//! (0 not at all, 1, 2), does the command and answers one line. Outside, `wall-attacker bare
-//! COMMAND` does the same with standard output: the control run.
+//! (0 not at all, 1, 2), does the command and answers one line. Outside, `substrate-wall-attacker bare COMMAND` does
+//! the same with standard output, and `root COMMAND` as root in namespaces of its own: the controls. `list` names the
+//! attacks.
 //!
 //! Invariant: it is linked statically, as the worker is. Absent by design: cleverness. Each attack
-//! is one system call that a taken-over worker would want.
+//! is one system call that a taken-over worker would want, or the two or three that lead to it.
 
 #![allow(unsafe_code)]
 
@@ -13,21 +14,39 @@ mod attacks;
 mod honest;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
+    os::fd::AsRawFd,
+    os::unix::net::UnixStream,
     thread,
 };
 
 use substrate_sandbox::seal;
 
+/// Seconds a control may take. An attack is a few calls; one that blocks must not block the suite.
+const PATIENCE: u32 = 10;
+
+/// Where the pipe is, inside and outside.
+const PIPE: i32 = 4;
+
 fn main() -> io::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, bare, command] = arguments.as_slice()
-        && bare == "bare"
-    {
-        let answer = perform(command);
-        return writeln!(io::stdout(), "{answer}");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => behind_the_wall(),
+        ["list"] => list(),
+        ["bare", command] => control(command),
+        ["root", command] => {
+            become_root()?;
+            control(command)
+        }
+        _ => Err(io::Error::other(
+            "usage: substrate-wall-attacker list | bare COMMAND | root COMMAND",
+        )),
     }
+}
+
+fn behind_the_wall() -> io::Result<()> {
     let mut pipe = seal::control()?;
     let order = read_line(&mut pipe)?;
     let (stage, command) = order.split_once(' ').unwrap_or(("0", &order));
@@ -50,11 +69,56 @@ fn main() -> io::Result<()> {
     std::process::exit(0)
 }
 
+/// One line for each attack: what it is after, what it does outside, its name.
+fn list() -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for attack in attacks::all() {
+        writeln!(
+            out,
+            "{:?}\t{:?}\t{}",
+            attack.kind, attack.outside, attack.name
+        )?;
+    }
+    Ok(())
+}
+
+/// The attack without a wall, within [`PATIENCE`], with a socket where a worker has its pipe.
+fn control(command: &str) -> io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: alarm takes a number; dup2 puts a copy at a number that this process has nothing at.
+    unsafe {
+        libc::alarm(PATIENCE);
+        if theirs.as_raw_fd() != PIPE && libc::dup2(theirs.as_raw_fd(), PIPE) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let answer = perform(command);
+    drop(ours);
+    writeln!(io::stdout(), "{answer}")?;
+    // Whatever stands at the pipe's number now is not closed twice.
+    std::process::exit(0)
+}
+
+/// Root in a user, mount, network, name and ipc namespace of its own, as any user may be.
+fn become_root() -> io::Result<()> {
+    // SAFETY: the calls have no arguments, or plain ones, and touch no memory of this process.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let own = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC;
+    // SAFETY: as above; this process has one thread.
+    if unsafe { libc::unshare(own) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
 fn perform(command: &str) -> String {
-    let Some(attack) = attacks::ATTACKS
-        .iter()
-        .find(|attack| attack.name == command)
-    else {
+    let Some(attack) = attacks::all().find(|attack| attack.name == command) else {
         return format!("unknown command {command}");
     };
     match (attack.run)() {

@@ -1,7 +1,7 @@
 //! What the wall costs at the start of a worker: medians of time from spawn to its first answer.
 //!
 //! `cargo run -p substrate-sandbox --example spawn_cost -- ATTACKER MODEL [ROUNDS]`, where ATTACKER
-//! is `wall-attacker`, built statically. Rounds are interleaved, so that load falls on all alike.
+//! is `substrate-wall-attacker`, built statically. Rounds are interleaved, so that load falls on all alike.
 
 #[cfg(not(target_os = "linux"))]
 fn main() {}

@@ -3,6 +3,7 @@
 //! - [`wire`]: the frames and messages that cross the pipe; plain integers and bytes.
 //! - [`seal`] (feature `seal`): called inside, by the worker, to lock itself in.
 //! - [`launch`] (feature `launch`): called by the daemon, to start a worker behind the wall.
+//! - [`suite`] (feature `launch`): what the wall promises, tried on this machine.
 //!
 //! Invariant: a worker that says it is sealed can open nothing but its model, and after the second
 //! seal nothing at all. A wall that cannot be built is an error with a reason, never a weaker wall.
@@ -19,3 +20,6 @@ pub mod seal;
 
 #[cfg(all(target_os = "linux", feature = "launch"))]
 pub mod launch;
+
+#[cfg(all(target_os = "linux", feature = "launch"))]
+pub mod suite;

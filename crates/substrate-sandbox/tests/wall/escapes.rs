@@ -1,46 +1,80 @@
 //! Attempts to get out, one child each, at both stages, and outside as a control.
 
-use substrate_sandbox::launch::ExitKind;
+use std::{fs, path::PathBuf, sync::LazyLock};
 
-use crate::ground::{run, run_outside};
+use substrate_sandbox::{
+    launch::ExitKind,
+    suite::{Attempt, Suite},
+};
 
-#[path = "../../attacker/attacks.rs"]
-mod attacks;
+use crate::ground::{become_uid, ground, run};
 
-use attacks::{ATTACKS, Outside};
+/// Every attack once; some two seconds.
+static ATTEMPTS: LazyLock<Vec<Attempt>> = LazyLock::new(|| {
+    let folder: PathBuf = ground().model.with_file_name("controls");
+    fs::create_dir_all(&folder).unwrap();
+    let suite = Suite {
+        attacker: ground().worker.clone(),
+        ground: folder,
+        become_uid: become_uid(),
+    };
+    let attacks = suite.attacks().unwrap();
+    attacks
+        .into_iter()
+        .map(|attack| suite.attempt(attack).unwrap())
+        .collect()
+});
 
-/// Refused by an error number instead of death, and why that is enough.
-const REFUSED_ALIVE: [(&str, u8, &str); 1] = [
-    // Its flags cannot be seen by a filter; ENOSYS makes the C library use clone, whose can.
-    ("clone3", 1, "Function not implemented"),
-];
-
-/// What stage one alone lets pass to be decided by the file system, because the model is opened by
-/// path then: the path is not there, or Landlock says no.
-const DECIDED_BY_FILES: [&str; 2] = ["open a file of the host", "open its own status"];
+#[test]
+fn no_attack_works() {
+    let escaped: Vec<&Attempt> = ATTEMPTS.iter().filter(|one| !one.denied).collect();
+    assert!(escaped.is_empty(), "{escaped:#?}");
+}
 
 #[test]
 fn outside_the_wall_the_attacks_work() {
-    for attack in ATTACKS
+    let failed: Vec<&Attempt> = ATTEMPTS
         .iter()
-        .filter(|attack| attack.outside == Outside::Works)
-    {
-        let output = run_outside(attack.name);
-        let said = String::from_utf8_lossy(&output.stdout);
-        // A program that was executed says nothing and succeeds.
-        let worked = said == "allowed\n" || (said.is_empty() && output.status.success());
-        assert!(worked, "{}: {said} {:?}", attack.name, output.status);
-    }
+        .filter(|one| one.attack.works_outside && !one.control_succeeded)
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let counted = ATTEMPTS.iter().filter(|one| one.counts()).count();
+    println!("{counted} of {} attacks count", ATTEMPTS.len());
+    assert!(ATTEMPTS.len() >= 60 && counted >= 40);
 }
 
-#[test]
-fn no_attack_works_before_the_model_is_loaded() {
-    attack_at(1);
-}
+/// How an attack ends that no filter lets through.
+const KILLED: &str = "killed by the filter";
+
+/// Before the model is loaded, a path may be opened, as the model is; the empty root has no other.
+const NO_SUCH_PATH: &str = "No such file or directory, then killed by the filter";
+
+/// What is refused by an error number instead of death, at one stage or both, and why that is enough.
+const REFUSED_ALIVE: [(&str, &str); 9] = [
+    ("open a file of the host", NO_SUCH_PATH),
+    ("climb out by ..", NO_SUCH_PATH),
+    ("open its own status", NO_SUCH_PATH),
+    ("open the host's root through /proc", NO_SUCH_PATH),
+    ("open a file of /sys", NO_SUCH_PATH),
+    ("open a device", NO_SUCH_PATH),
+    ("open the machine's memory", NO_SUCH_PATH),
+    // Its flags cannot be seen by a filter; ENOSYS makes the C library use clone, whose can.
+    (
+        "make a process by clone3",
+        "Function not implemented, then killed by the filter",
+    ),
+    // Memory may be asked for, within the limit of addresses.
+    ("reserve a terabyte", "Cannot allocate memory"),
+];
 
 #[test]
-fn no_attack_works_after_the_model_is_loaded() {
-    attack_at(2);
+fn whoever_tries_is_killed_but_for_what_is_listed() {
+    let alive: Vec<(&str, &str)> = ATTEMPTS
+        .iter()
+        .filter(|one| one.how != KILLED)
+        .map(|one| (one.attack.name.as_str(), one.how.as_str()))
+        .collect();
+    assert_eq!(alive, REFUSED_ALIVE);
 }
 
 #[test]
@@ -50,22 +84,4 @@ fn a_loaded_worker_cannot_open_even_its_model() {
         ("GGUF".to_owned(), ExitKind::Exited(0))
     );
     assert!(run(2, "read the model").1.is_violation());
-}
-
-fn attack_at(stage: u8) {
-    for attack in ATTACKS {
-        let (answer, exit) = run(stage, attack.name);
-        let name = attack.name;
-        let alive = answer.strip_prefix("denied ").is_some_and(|why| {
-            let errno = REFUSED_ALIVE.iter().any(|(who, from, expected)| {
-                *who == name && *from <= stage && why.starts_with(expected)
-            });
-            errno || (stage == 1 && DECIDED_BY_FILES.contains(&name))
-        });
-        let killed = answer.is_empty() && exit.is_violation();
-        assert!(
-            killed || alive,
-            "stage {stage}, {name}: {answer:?} {exit:?}"
-        );
-    }
 }

@@ -3,9 +3,9 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     sync::LazyLock,
     time::Duration,
 };
@@ -72,17 +72,17 @@ fn sweep() {
     }
 }
 
-/// The attacker, built by cargo with the C library inside, unless a path to one is given.
+/// The staged attacker; without a stage, built by cargo with the C library inside.
 fn built_attacker() -> PathBuf {
-    if let Some(path) = std::env::var_os("SUBSTRATE_TEST_ATTACKER") {
-        return path.into();
+    if let Some(stage) = std::env::var_os("SUBSTRATE_TEST_BIN") {
+        return Path::new(&stage).join("substrate-wall-attacker");
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("static");
     let status = Command::new(env!("CARGO"))
         .args(["rustc", "--quiet", "--offline", "-p", "substrate-sandbox"])
         .args([
             "--bin",
-            "wall-attacker",
+            "substrate-wall-attacker",
             "--features",
             "attacker",
             "--target-dir",
@@ -93,7 +93,7 @@ fn built_attacker() -> PathBuf {
         .status()
         .unwrap();
     assert!(status.success(), "the attacker did not build");
-    target.join("debug/wall-attacker")
+    target.join("debug/substrate-wall-attacker")
 }
 
 pub fn is_root() -> bool {
@@ -145,14 +145,4 @@ pub fn run(stage: u8, command: &str) -> (String, ExitKind) {
     drop(pipe);
     let exit = worker.wait_at_most(PATIENCE).unwrap();
     (answer, exit.expect("the worker ends"))
-}
-
-/// The same command outside the wall, as an ordinary user.
-pub fn run_outside(command: &str) -> Output {
-    let mut bare = Command::new(&ground().worker);
-    bare.args(["bare", command]).current_dir("/tmp");
-    if is_root() {
-        bare.uid(NOBODY).gid(NOBODY);
-    }
-    bare.output().unwrap()
 }

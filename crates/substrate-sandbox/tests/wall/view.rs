@@ -57,6 +57,7 @@ fn the_kernel_confirms_the_seals() {
         assert_eq!((view.cap_eff, view.cap_bounds), (0, 0));
         assert_eq!((view.seccomp, view.seccomp_filters), (2, filters));
         assert!(view.no_new_privs);
+        assert_eq!(view.is_sealed(), stage == 2);
         // An undumpable process belongs to root: its owner cannot look into it.
         let own = fs::metadata(format!("/proc/{}/fd", worker.pid())).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&own), 0);

@@ -37,6 +37,7 @@ mod serve;
 mod show;
 mod status;
 mod stop;
+mod wall;
 
 mod absent;
 mod bring;
@@ -136,6 +137,8 @@ enum Command {
     Pause(pause::Pause),
     /// End a pause
     Resume(pause::Resume),
+    /// Try the walls around workers
+    Wall(wall::Wall),
     /// Say what is wrong here and how to mend it
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -255,6 +258,7 @@ async fn dispatch(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Node(command) => command.run(session).await,
         Command::Pause(command) => command.run(session).await,
         Command::Resume(command) => command.run(session).await,
+        Command::Wall(command) => command.run(session).await,
         Command::Doctor(command) => command.run(session).await,
         Command::Completions(command) => command.run(session),
         Command::Man(command) => command.run(session),

@@ -5,7 +5,7 @@
 //! Absent by design: prompt text. Inputs pass through as bytes that are parsed only inside the wall.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long a worker may take to tokenize a prompt of the largest allowed size.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Times a worker says that it is sealed.
+const SEALS: u32 = 2;
 
 /// Read buffer of the pipe.
 const READ_BYTES: usize = 64 * 1024;
@@ -66,8 +69,21 @@ pub enum WorkError {
     },
 }
 
+/// Frames in a row about sequences that have ended here. Each of a worker's sequences may have been granted some before it was
+/// given up, and that is a few thousand in all; whoever sends more floods.
+const MOST_STRAYS: u32 = 10_000;
+
 /// Which sequence a reader gets frames of.
-type Routes = Arc<Mutex<BTreeMap<u64, mpsc::Sender<FromWorker>>>>;
+#[derive(Default)]
+struct Readers {
+    open: BTreeMap<u64, mpsc::Sender<FromWorker>>,
+    /// Sequences opened so far.
+    opened: u64,
+    /// Frames since the last that somebody read.
+    strays: u32,
+}
+
+type Routes = Arc<Mutex<Readers>>;
 
 /// A handle to one loaded worker. Clones share the process; the last one dropped ends it.
 #[derive(Clone)]
@@ -80,7 +96,6 @@ struct Shared {
     pid: u32,
     outbox: mpsc::Sender<ToWorker>,
     routes: Routes,
-    next: AtomicU64,
     gone: watch::Receiver<Option<String>>,
     /// Its end was ordered here.
     killed: AtomicBool,
@@ -107,6 +122,7 @@ impl Engine {
         let facts = timeout(deadline, await_loaded(&mut read, &mut decoder, &process))
             .await
             .map_err(|_| silent("load the model", deadline))??;
+        process.require_seals()?;
         Ok(Self::run(read, write, decoder, process, pid, facts))
     }
 
@@ -134,7 +150,6 @@ impl Engine {
             pid,
             outbox,
             routes,
-            next: AtomicU64::new(1),
             gone,
             killed: AtomicBool::new(false),
             _process: process,
@@ -228,9 +243,8 @@ impl Engine {
     }
 
     fn open(&self) -> Sequence {
-        let seq = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, frames) = mpsc::channel(SEQUENCE_DEPTH);
-        lock(&self.shared.routes).insert(seq, sender);
+        let seq = lock(&self.shared.routes).open(sender);
         Sequence {
             seq,
             frames,
@@ -336,7 +350,7 @@ impl Sequence {
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        lock(&self.engine.shared.routes).remove(&self.seq);
+        lock(&self.engine.shared.routes).open.remove(&self.seq);
         if self.ended {
             return;
         }
@@ -354,6 +368,25 @@ impl Process {
     fn kill(&self) {
         // A process that is gone already needs no killing.
         let _ = lock(&self.0).kill();
+    }
+
+    /// Its seals, by the kernel's word and not by its own. Where the system hides processes from their users (`hidepid`), there is
+    /// no word to be had, and the worker's must do.
+    fn require_seals(&self) -> Result<(), WorkError> {
+        let seen = lock(&self.0).outside_view();
+        match seen {
+            Ok(view) if view.is_sealed() => Ok(()),
+            Ok(view) => {
+                self.kill();
+                Err(WorkError::Crashed {
+                    how: format!("it says it is sealed, and the kernel says {view:?}"),
+                })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a worker's seals cannot be seen from outside");
+                Ok(())
+            }
+        }
     }
 
     /// How the process ended; it is killed first, so this returns at once.
@@ -385,13 +418,15 @@ async fn await_loaded(
     decoder: &mut Decoder,
     process: &Process,
 ) -> Result<ModelFacts, WorkError> {
+    let mut seals = 0;
     loop {
         match next_frame(read, decoder).await {
             Ok(FromWorker::Sealed {
                 stage,
                 landlock,
                 seccomp,
-            }) => {
+            }) if seals < SEALS => {
+                seals += 1;
                 tracing::debug!(stage, landlock, seccomp, "worker sealed");
             }
             Ok(FromWorker::Loaded(facts)) => return Ok(facts),
@@ -426,9 +461,10 @@ pub fn inspect(mut worker: Worker) -> Result<ModelFacts, WorkError> {
     pipe.set_read_timeout(Some(LOAD_DEADLINE))
         .map_err(|error| crashed(&error))?;
     wire::write(&mut pipe, &ToWorker::Inspect).map_err(|error| crashed(&error))?;
+    let mut seals = 0;
     loop {
         match wire::read(&mut pipe).map_err(|error| crashed(&error))? {
-            Some(FromWorker::Sealed { .. }) => {}
+            Some(FromWorker::Sealed { .. }) if seals < SEALS => seals += 1,
             Some(FromWorker::Inspected(facts)) => return Ok(facts),
             Some(FromWorker::Failed { why, detail, .. }) => {
                 return Err(WorkError::Failed { why, detail });
@@ -469,7 +505,7 @@ async fn read_all(
     let why = loop {
         match next_frame(&mut read, &mut decoder).await {
             Ok(frame) => {
-                if let Err(why) = route(&routes, frame) {
+                if let Err(why) = lock(&routes).route(frame) {
                     break why;
                 }
             }
@@ -479,21 +515,44 @@ async fn read_all(
     let how = format!("{why}; {}", process.end());
     tracing::info!(%how, "worker gone");
     tell_gone.send_replace(Some(how));
-    lock(&routes).clear();
+    lock(&routes).open.clear();
 }
 
-fn route(routes: &Routes, frame: FromWorker) -> Result<(), String> {
-    let Some(seq) = seq_of(&frame) else {
-        return Ok(());
-    };
-    let routes = lock(routes);
-    // A reader that went away has cancelled its sequence already.
-    if let Some(reader) = routes.get(&seq)
-        && let Err(mpsc::error::TrySendError::Full(_)) = reader.try_send(frame)
-    {
-        return Err("it sent more than it was granted".to_owned());
+impl Readers {
+    /// A sequence with its reader. The first is 1.
+    fn open(&mut self, reader: mpsc::Sender<FromWorker>) -> u64 {
+        self.opened += 1;
+        self.open.insert(self.opened, reader);
+        self.opened
     }
-    Ok(())
+
+    /// Hands a frame to its reader, or says how it breaks the protocol.
+    fn route(&mut self, frame: FromWorker) -> Result<(), String> {
+        let Some(seq) = seq_of(&frame) else {
+            return Err(match frame {
+                FromWorker::Failed { detail, .. } => detail,
+                _ => "a frame out of turn".to_owned(),
+            });
+        };
+        if seq == 0 || seq > self.opened {
+            return Err("a frame of a sequence that nobody opened".to_owned());
+        }
+        let Some(reader) = self.open.get(&seq) else {
+            // Its reader went away, and has cancelled it already.
+            self.strays += 1;
+            return match self.strays > MOST_STRAYS {
+                true => Err("too many frames of sequences that ended".to_owned()),
+                false => Ok(()),
+            };
+        };
+        self.strays = 0;
+        match reader.try_send(frame) {
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err("it sent more than it was granted".to_owned())
+            }
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
 }
 
 /// Whether a frame counts against what was granted.
@@ -547,4 +606,63 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefilled(seq: u64) -> FromWorker {
+        FromWorker::Prefilled { seq, n: 1 }
+    }
+
+    #[test]
+    fn a_worker_is_heard_about_open_sequences_only() {
+        let mut readers = Readers::default();
+        let (sender, mut frames) = mpsc::channel(2);
+        let seq = readers.open(sender);
+        readers.route(prefilled(seq)).expect("it is open");
+        assert!(matches!(
+            frames.try_recv(),
+            Ok(FromWorker::Prefilled { .. })
+        ));
+        for other in [0, seq + 1, u64::MAX] {
+            let told = readers
+                .route(prefilled(other))
+                .expect_err("nobody opened it");
+            assert_eq!(told, "a frame of a sequence that nobody opened");
+        }
+    }
+
+    #[test]
+    fn frames_beyond_the_grant_and_floods_of_strays_break_the_protocol() {
+        let mut readers = Readers::default();
+        let (sender, frames) = mpsc::channel(2);
+        let seq = readers.open(sender);
+        readers.route(prefilled(seq)).expect("granted");
+        readers.route(prefilled(seq)).expect("granted");
+        let told = readers
+            .route(prefilled(seq))
+            .expect_err("the reader is full");
+        assert_eq!(told, "it sent more than it was granted");
+        drop(frames);
+        readers.open.remove(&seq);
+        for _ in 0..MOST_STRAYS {
+            readers
+                .route(prefilled(seq))
+                .expect("it may have been granted");
+        }
+        assert!(readers.route(prefilled(seq)).is_err());
+    }
+
+    #[test]
+    fn what_is_about_the_worker_is_said_before_it_is_asked_for_anything_or_not_at_all() {
+        let again = FromWorker::Sealed {
+            stage: 2,
+            landlock: 2,
+            seccomp: true,
+        };
+        let told = Readers::default().route(again).expect_err("out of turn");
+        assert_eq!(told, "a frame out of turn");
+    }
 }

@@ -39,6 +39,7 @@ fn no_arguments_are_help_on_stdout() {
           node         This machine: its key, its parts, its speed, what it lends
           pause        Keep this machine to yourself for a while: others' jobs move on, memory is freed
           resume       End a pause
+          wall         Try the walls around workers
           doctor       Say what is wrong here and how to mend it
           completions  Print completions for a shell
 

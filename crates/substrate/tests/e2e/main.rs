@@ -24,3 +24,4 @@ mod speed;
 mod start;
 mod stop;
 mod unusable;
+mod walls;

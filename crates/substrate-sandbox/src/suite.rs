@@ -1,0 +1,251 @@
+//! What the wall promises, tried on this machine: every attack of `substrate-wall-attacker`, once behind the wall at both stages
+//! and once outside, where it must succeed if its refusal inside is to count for anything.
+//!
+//! Invariant: an attack counts as denied only if it was refused at both stages just now. What ended in any other way, and be it
+//! that the attacker did not start, is an error or an escape, never a denial.
+//! Absent by design: attacks themselves (they are the attacker's, which is not linked with the daemon), and what only time or
+//! many workers show (the tests').
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    net::Shutdown,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use crate::launch::{ExitKind, LaunchError, Wall, WallSpec};
+
+/// No attempt takes longer on a loaded machine; each is a few system calls.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The stages of the wall: before the model is read, and before the first prompt.
+const STAGES: [u8; 2] = [1, 2];
+
+/// Where and as whom the suite runs.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// `substrate-wall-attacker`, linked statically.
+    pub attacker: PathBuf,
+    /// An empty folder for what attacks find outside. Everything in it is overwritten.
+    pub ground: PathBuf,
+    /// As in [`WallSpec::become_uid`].
+    pub become_uid: Option<u32>,
+}
+
+/// An attack, as the attacker lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attack {
+    /// What it tries.
+    pub name: String,
+    /// What it is after.
+    pub kind: String,
+    /// Whether it is said to succeed outside on every machine, for one's own user or as root in namespaces of one's own.
+    pub works_outside: bool,
+}
+
+/// What became of an attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The attack.
+    pub attack: Attack,
+    /// Whether it was refused, at both stages.
+    pub denied: bool,
+    /// In what way.
+    pub how: String,
+    /// Whether it succeeds on this machine without the wall. If not, its refusal says nothing about the wall.
+    pub control_succeeded: bool,
+}
+
+impl Attempt {
+    /// Whether it shows that the wall holds: refused inside, and not outside.
+    pub fn counts(&self) -> bool {
+        self.denied && self.control_succeeded
+    }
+}
+
+/// Why the suite could not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuiteError {
+    /// The attacker cannot be started at all.
+    #[error("cannot run {}", path.display())]
+    Attacker {
+        /// The program.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder for its controls cannot be filled.
+    #[error("cannot prepare {}", path.display())]
+    Ground {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No wall stands here.
+    #[error("the wall cannot be built")]
+    Wall(#[from] LaunchError),
+    /// The pipe to a walled attacker failed.
+    #[error("the attacker cannot be given its order")]
+    Pipe(#[source] io::Error),
+}
+
+impl Suite {
+    /// All attacks of the attacker.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn attacks(&self) -> Result<Vec<Attack>, SuiteError> {
+        let output = self.outside(&["list"])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let attacks: Vec<Attack> = text.lines().filter_map(Attack::parse).collect();
+        if attacks.is_empty() {
+            return Err(SuiteError::Attacker {
+                path: self.attacker.clone(),
+                source: io::Error::other("it names no attacks"),
+            });
+        }
+        Ok(attacks)
+    }
+
+    /// One attack: its control outside, and both stages inside.
+    ///
+    /// # Errors
+    /// It could not be tried.
+    pub fn attempt(&self, attack: Attack) -> Result<Attempt, SuiteError> {
+        let control_succeeded = self.control(&attack.name)?;
+        self.lay_ground()?;
+        let mut ends = Vec::new();
+        for stage in STAGES {
+            ends.push(self.inside(stage, &attack.name)?);
+        }
+        let denied = ends.iter().all(|end| end.is_ok());
+        ends.dedup();
+        let told: Vec<String> = ends
+            .into_iter()
+            .map(|end| end.unwrap_or_else(|escaped| escaped))
+            .collect();
+        Ok(Attempt {
+            attack,
+            denied,
+            how: told.join(", then "),
+            control_succeeded,
+        })
+    }
+
+    /// Whether the attack succeeds without a wall, for the same user or for root of its own namespaces.
+    fn control(&self, name: &str) -> Result<bool, SuiteError> {
+        for who in ["bare", "root"] {
+            self.lay_ground()?;
+            let output = self.outside(&[who, name])?;
+            // A program that was executed instead says nothing and succeeds.
+            let worked = output.stdout == b"allowed\n" || output.stdout.is_empty();
+            if output.status.success() && worked {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn outside(&self, arguments: &[&str]) -> Result<Output, SuiteError> {
+        let mut command = Command::new(&self.attacker);
+        command
+            .args(arguments)
+            .current_dir(&self.ground)
+            .env_clear();
+        if let Some(uid) = self.become_uid {
+            command.uid(uid).gid(uid);
+        }
+        command.output().map_err(|source| SuiteError::Attacker {
+            path: self.attacker.clone(),
+            source,
+        })
+    }
+
+    /// `Ok` with the way in which it was refused; `Err` with what happened otherwise.
+    fn inside(&self, stage: u8, name: &str) -> Result<Result<String, String>, SuiteError> {
+        let mut worker = Wall::spawn(WallSpec {
+            become_uid: self.become_uid,
+            ..WallSpec::new(&self.attacker, self.model())
+        })?;
+        let mut answer = String::new();
+        let pipe = worker.take_pipe();
+        if let Some(mut pipe) = pipe {
+            pipe.set_read_timeout(Some(PATIENCE))
+                .and_then(|()| writeln!(pipe, "{stage} {name}"))
+                .map_err(SuiteError::Pipe)?;
+            // A killed worker may reset the pipe, which is an end like any other.
+            let _ = BufReader::new(&pipe).read_line(&mut answer);
+            let _ = pipe.shutdown(Shutdown::Both);
+        }
+        let exit = worker.wait_at_most(PATIENCE).map_err(SuiteError::Pipe)?;
+        Ok(match (answer.trim_end(), exit) {
+            ("", Some(exit)) if exit.is_violation() => Ok("killed by the filter".to_owned()),
+            (answer, Some(ExitKind::Exited(0))) => match answer.strip_prefix("denied ") {
+                Some(why) => Ok(without_number(why).to_owned()),
+                None => Err(format!("NOT DENIED: {answer}")),
+            },
+            (answer, exit) => Err(format!("NOT DENIED: {answer} {exit:?}")),
+        })
+    }
+
+    fn model(&self) -> PathBuf {
+        self.ground.join("model.gguf")
+    }
+
+    /// What attacks find: a model and a file, both their user's, and no trace of the attack before.
+    fn lay_ground(&self) -> Result<(), SuiteError> {
+        self.lay().map_err(|source| SuiteError::Ground {
+            path: self.ground.clone(),
+            source,
+        })
+    }
+
+    fn lay(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.ground)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        fs::set_permissions(&self.ground, fs::Permissions::from_mode(0o755))?;
+        self.give(&self.ground)?;
+        for name in ["model.gguf", "file"] {
+            let path = self.ground.join(name);
+            fs::write(&path, b"GGUF")?;
+            self.give(&path)?;
+        }
+        Ok(())
+    }
+
+    fn give(&self, path: &Path) -> io::Result<()> {
+        match self.become_uid {
+            Some(uid) => std::os::unix::fs::chown(path, Some(uid), Some(uid)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Attack {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.splitn(3, '\t');
+        let (kind, outside, name) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self {
+            name: name.to_owned(),
+            kind: kind.to_lowercase(),
+            works_outside: outside.starts_with("Works"),
+        })
+    }
+}
+
+/// An error's text without "(os error 13)".
+fn without_number(why: &str) -> &str {
+    why.split(" (os error").next().unwrap_or(why)
+}
