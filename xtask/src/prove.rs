@@ -218,13 +218,13 @@ fn end_to_end(bin: &Path, model: &Path, name: &str) -> Result<()> {
     ))
 }
 
-/// In a folder of its own: the worker of every other step stays as it is.
 /// What declares the extensions that a worker for Vulkan is compiled with.
 const VULKAN_HEADERS: &str = "/usr/include/vulkan/vulkan_core.h";
 
 /// An extension that the linked llama.cpp (ggml-vulkan.cpp) uses without asking whether it is declared; Debian 12 has no such headers.
 const LAYER_SETTINGS: &str = "VK_EXT_layer_settings";
 
+/// In a folder of its own: the worker of every other step stays as it is.
 fn vulkan() -> Result<()> {
     packages::ensure_for_vulkan()?;
     // Told in a second instead of after all shaders, some seven minutes of two cores.

@@ -41,16 +41,12 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack("listen to system calls", Kernel, Depends, listener),
     attack("filter its own calls anew", Kernel, Works, || {
         // Mode 2 through prctl, the older way in, which the policy's rule for seccomp does not see.
-        let allow = [0x06_u64 | (0x7fff_0000 << 32)];
-        let program = [1_u64, to(&allow) as u64];
-        call(
-            libc::SYS_prctl,
-            [c_long::from(libc::PR_SET_NO_NEW_PRIVS), 1],
-        );
-        call(
-            libc::SYS_prctl,
-            [c_long::from(libc::PR_SET_SECCOMP), 2, to(&program)],
-        )
+        with_filter(|filter| {
+            call(
+                libc::SYS_prctl,
+                [c_long::from(libc::PR_SET_SECCOMP), 2, filter],
+            )
+        })
     }),
     attack(
         "use another architecture's calls",
@@ -164,20 +160,18 @@ fn perf() -> c_long {
     call(libc::SYS_perf_event_open, [to(&wanted), 0, -1, -1, 0])
 }
 
-/// A filter that allows everything, and a descriptor that hears of every call.
+/// A filter, and a descriptor that hears of every call.
 fn listener() -> c_long {
     const SET_MODE_FILTER: c_long = 1;
     const NEW_LISTENER: c_long = 8;
+    with_filter(|filter| call(libc::SYS_seccomp, [SET_MODE_FILTER, NEW_LISTENER, filter]))
+}
+
+/// Installs a filter that allows everything: one instruction, in a struct sock_fprog.
+fn with_filter(install: impl FnOnce(c_long) -> c_long) -> c_long {
     let allow = [0x06_u64 | (0x7fff_0000 << 32)];
     let program = [1_u64, to(&allow) as u64];
-    call(
-        libc::SYS_prctl,
-        [c_long::from(libc::PR_SET_NO_NEW_PRIVS), 1],
-    );
-    call(
-        libc::SYS_seccomp,
-        [SET_MODE_FILTER, NEW_LISTENER, to(&program)],
-    )
+    install(to(&program))
 }
 
 /// getpid by the 32-bit entry, where the numbers mean other calls.

@@ -4,6 +4,7 @@
 //! `model.gguf` and `file` in it and a socket at the pipe's place, so that what it needs is there: a refusal inside is the wall's.
 //!
 //! Invariant: none leaves anything behind on a machine where it succeeds, beyond that folder and its own process.
+//! An attack of several calls is denied at the first that is.
 //! Absent by design: attacks that take several workers, or time. The tests have those.
 
 mod files;
@@ -15,6 +16,7 @@ mod resources;
 use std::ffi::CStr;
 
 use libc::{c_long, syscall};
+use substrate_sandbox::seal;
 
 /// One attempt to get out.
 pub struct Attack {
@@ -79,9 +81,9 @@ const fn attack(name: &'static str, kind: Kind, outside: Outside, run: fn() -> c
 }
 
 /// The pipe to the daemon, and what stands in its place outside.
-const PIPE: c_long = 4;
+const PIPE: c_long = seal::CONTROL as c_long;
 
-/// A call with up to five arguments.
+/// A call with up to six arguments.
 fn call<const N: usize>(number: c_long, arguments: [c_long; N]) -> c_long {
     let mut all = [0; 6];
     for (place, argument) in all.iter_mut().zip(arguments) {
