@@ -13,6 +13,7 @@ mod dependencies;
 mod edges;
 mod engine;
 mod fuzz;
+mod image;
 mod machine;
 mod near_tie;
 mod prove;
@@ -45,6 +46,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// The guest image of the microVM wall, from Debian's kernel and the programs of this checkout
+    Image(image::Options),
     /// Fetch the models for answers and for vectors, make the projector and the adapter, check their digests, and print where they are
     Model,
     /// Unmodified client packages against real nodes, with the programs staged before
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", build()?.display());
             Ok(())
         }
+        Task::Image(options) => image::run(&options),
         Task::Clients { bin, model } => clients::run(&bin, &model),
         Task::Model => {
             println!("{}", model::publish(&model::fetch()?)?.display());

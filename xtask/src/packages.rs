@@ -24,13 +24,20 @@ const BUILD: [Package; 5] = [
     ("python3-pip", || python_has("pip")),
 ];
 
-/// What the gate needs besides: the parser of AppArmor's profiles, another clock, network namespaces, and environments for the
-/// client packages.
-const GATE: [Package; 4] = [
+/// What a guest image is built with: a file system for its root, and what Debian's kernel is packed with.
+const IMAGE: [Package; 2] = [
+    ("erofs-utils", || exists("/usr/bin/mkfs.erofs")),
+    ("lz4", || sh::on_path("lz4")),
+];
+
+/// What the gate needs besides: the parser of AppArmor's profiles, another clock, network namespaces, environments for the
+/// client packages, and a machine for guests.
+const GATE: [Package; 5] = [
     ("apparmor", || exists("/sbin/apparmor_parser")),
     ("faketime", || libfaketime().is_some()),
     ("iproute2", || sh::on_path("ip") || exists("/usr/sbin/ip")),
     ("python3-venv", || python_has("ensurepip")),
+    ("qemu-system-x86", || exists("/usr/bin/qemu-system-x86_64")),
 ];
 
 /// What a worker for Vulkan is built with besides: the loader with its headers, the compiler of shaders, their headers.
@@ -55,7 +62,15 @@ pub fn ensure_for_build() -> Result<()> {
 /// # Errors
 /// As [`ensure_for_build`].
 pub fn ensure_for_gate() -> Result<()> {
-    ensure(&[&BUILD[..], &GATE].concat())
+    ensure(&[&BUILD[..], &IMAGE, &GATE].concat())
+}
+
+/// As [`ensure_for_build`], with what a guest image is built with.
+///
+/// # Errors
+/// As [`ensure_for_build`].
+pub fn ensure_for_image() -> Result<()> {
+    ensure(&[&BUILD[..], &IMAGE].concat())
 }
 
 /// As [`ensure_for_build`], with what a worker for Vulkan needs.

@@ -105,6 +105,25 @@ fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
     Ok(stage)
 }
 
+/// Builds the guest's first process, static as what it starts, and returns where it is.
+///
+/// # Errors
+/// As [`build`].
+pub fn guest() -> Result<PathBuf> {
+    const NAME: &str = "substrate-guest";
+    sh::run(
+        sh::cargo()
+            .args(["rustc", "--quiet"])
+            .args(["--package", "substrate-sandbox", "--bin", NAME])
+            .args(["--features", "guest", "--"])
+            // Nobody debugs it where it runs, and all of it is unpacked at each boot.
+            .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]),
+    )?;
+    let built = target_dir()?.join(DEV.folder).join(NAME);
+    assert_static(&built)?;
+    Ok(built)
+}
+
 /// A folder outside every home that anyone may enter, one per checkout.
 pub fn scratch(name: &str) -> Result<PathBuf> {
     use sha2::{Digest, Sha256};
@@ -125,6 +144,22 @@ pub fn place(from: &Path, to: &Path) -> Result<()> {
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755))?;
     std::fs::rename(&beside, to)?;
     Ok(())
+}
+
+/// A program of these bytes.
+pub fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o555))?;
+    Ok(())
+}
+
+/// A new file that its owner alone may read.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = std::fs::File::options();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.write(true).create_new(true).open(path);
+    let mut file = file.with_context(|| format!("make {}", path.display()))?;
+    Ok(std::io::Write::write_all(&mut file, bytes)?)
 }
 
 /// The linker accepts a half-static program that dies at start; only the dynamic section tells.

@@ -19,6 +19,7 @@ mod child;
 mod error;
 mod plan;
 mod probe;
+mod process;
 mod root;
 mod spawner;
 mod worker;
@@ -26,10 +27,10 @@ mod worker;
 use std::{
     ffi::CString,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     os::fd::OwnedFd,
     os::unix::ffi::OsStrExt,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
@@ -39,7 +40,9 @@ use sha2::{Digest, Sha256};
 pub use advice::Layer;
 pub use error::{LaunchError, Step};
 pub use probe::{LayerState, WallReport, probe};
-pub use worker::{ExitKind, OutsideView, Worker};
+pub use process::{ExitKind, Process};
+pub(crate) use worker::Inside;
+pub use worker::{OutsideView, Worker};
 
 use plan::{Last, Plan};
 
@@ -71,6 +74,8 @@ pub struct WallSpec {
     pub become_uid: Option<u32>,
     /// Where the engine's chatter goes.
     pub stderr: Stderr,
+    /// Whether the model's files are read-only disks instead: in a guest, where each is one.
+    pub models_are_disks: bool,
 }
 
 /// Where a worker's standard error goes.
@@ -96,6 +101,7 @@ impl WallSpec {
             expected_worker_sha256: None,
             become_uid: None,
             stderr: Stderr::Null,
+            models_are_disks: false,
         }
     }
 }
@@ -106,9 +112,10 @@ impl Wall {
         let identity = Identity::choose(spec.become_uid)?;
         advice::require_layers()?;
         let worker = open_worker(&spec)?;
-        let model = Some(open_model(&spec.model)?);
-        let projector = spec.projector.as_deref().map(open_model).transpose()?;
-        let adapter = spec.adapter.as_deref().map(open_model).transpose()?;
+        let open = |path: &Path| open_model(path, spec.models_are_disks);
+        let model = Some(open(&spec.model)?);
+        let projector = spec.projector.as_deref().map(open).transpose()?;
+        let adapter = spec.adapter.as_deref().map(open).transpose()?;
 
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::setup("a socket pair"))?;
         let (stderr, stderr_reader) = stderr_pipe(spec.stderr)?;
@@ -165,7 +172,7 @@ fn open_worker(spec: &WallSpec) -> Result<File, LaunchError> {
     Ok(worker)
 }
 
-fn open_model(path: &Path) -> Result<plan::ModelFile, LaunchError> {
+fn open_model(path: &Path, is_disk: bool) -> Result<plan::ModelFile, LaunchError> {
     let failed = |source| LaunchError::Model {
         path: path.to_owned(),
         source,
@@ -175,20 +182,24 @@ fn open_model(path: &Path) -> Result<plan::ModelFile, LaunchError> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .clone();
-    let file = options.open(path).map_err(failed)?;
+    let mut file = options.open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        )));
+    let (is_kind, what) = match is_disk {
+        true => (metadata.file_type().is_block_device(), "not a disk"),
+        false => (metadata.is_file(), "not a regular file"),
+    };
+    if !is_kind {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
     }
+    // A disk's metadata say nothing of its size.
+    let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
     Ok(plan::ModelFile {
         path: CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?,
         _held: file,
         device: metadata.dev(),
         inode: metadata.ino(),
-        size: metadata.len(),
+        size,
+        is_disk,
     })
 }
 
@@ -219,7 +230,7 @@ fn null() -> Result<OwnedFd, LaunchError> {
 
 /// The worker's end and, for a pipe, ours. Both ends never block: a worker must not stop because
 /// nobody listens, nor a daemon because nobody speaks.
-fn stderr_pipe(kind: Stderr) -> Result<(OwnedFd, Option<File>), LaunchError> {
+pub(crate) fn stderr_pipe(kind: Stderr) -> Result<(OwnedFd, Option<File>), LaunchError> {
     match kind {
         Stderr::Null => Ok((null()?, None)),
         Stderr::Pipe => {

@@ -3,6 +3,8 @@
 //! - [`wire`]: the frames and messages that cross the pipe; plain integers and bytes.
 //! - [`seal`] (feature `seal`): called inside, by the worker, to lock itself in.
 //! - [`launch`] (feature `launch`): called by the daemon, to start a worker behind the wall.
+//! - [`guest`]: what a host and the first process of its guest say to each other.
+//! - [`microvm`] (feature `launch`): a virtual machine around a worker that is behind the wall already.
 //! - [`suite`] (feature `launch`): what the wall promises, tried on this machine.
 //!
 //! Invariant: a worker that says it is sealed can open nothing but its model, and after the second
@@ -20,6 +22,11 @@ pub mod seal;
 
 #[cfg(all(target_os = "linux", feature = "launch"))]
 pub mod launch;
+
+pub mod guest;
+
+#[cfg(all(target_os = "linux", feature = "launch"))]
+pub mod microvm;
 
 #[cfg(all(target_os = "linux", feature = "launch"))]
 pub mod suite;

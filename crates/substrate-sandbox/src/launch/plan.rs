@@ -38,6 +38,8 @@ pub(super) struct ModelFile {
     pub device: u64,
     pub inode: u64,
     pub size: u64,
+    /// A guest's read-only disk instead of a file.
+    pub is_disk: bool,
 }
 
 /// What the child ends with.

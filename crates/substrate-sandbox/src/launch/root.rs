@@ -55,7 +55,13 @@ pub(super) fn enter(plan: &Plan) -> Outcome {
         )?;
     }
     change_directory(Step::Detach, c"/")?;
-    seal_mount(Step::SealRoot, libc::AT_FDCWD, c"/", 0)
+    seal_mount(
+        Step::SealRoot,
+        libc::AT_FDCWD,
+        c"/",
+        0,
+        libc::MOUNT_ATTR_NODEV,
+    )
 }
 
 /// A mount of the one file, unattached; it must be the file the daemon looked at.
@@ -78,7 +84,13 @@ fn clone_model(path: &CStr, file: &ModelFile) -> Result<c_int, Failure> {
             errno: libc::ESTALE,
         });
     }
-    seal_mount(Step::SealModel, tree, c"", libc::AT_EMPTY_PATH)?;
+    // A disk can be opened only where devices can; it is the one device there.
+    let devices = if file.is_disk {
+        0
+    } else {
+        libc::MOUNT_ATTR_NODEV
+    };
+    seal_mount(Step::SealModel, tree, c"", libc::AT_EMPTY_PATH, devices)?;
     Ok(tree)
 }
 
@@ -103,12 +115,12 @@ fn place_model(tree: c_int, name: &CStr) -> Outcome {
     Ok(())
 }
 
-fn seal_mount(step: Step, at: c_int, path: &CStr, flags: c_int) -> Outcome {
+fn seal_mount(step: Step, at: c_int, path: &CStr, flags: c_int, more: u64) -> Outcome {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_RDONLY
             | libc::MOUNT_ATTR_NOSUID
-            | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC,
+            | libc::MOUNT_ATTR_NOEXEC
+            | more,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,

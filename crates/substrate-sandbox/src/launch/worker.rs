@@ -1,21 +1,20 @@
-//! A worker that runs: its pipe, its end.
+//! A worker that runs: its pipe, its seals, its end.
 //!
-//! Invariant: a worker does not outlive its `Worker`: dropping it kills and reaps, so no process
-//! and no zombie stays. It does not outlive the daemon either (`spawner`).
+//! Invariant: a worker does not outlive its `Worker`, because its [`Process`] does not.
 //! Absent by design: judging. Why a worker ended is read from the pipe and the exit together.
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    io,
+    os::fd::BorrowedFd,
     os::unix::net::UnixStream,
     time::Duration,
 };
 
-use super::spawner::Child;
-
-/// The most that is kept of a worker's standard error: what a pipe holds.
-const MAX_STDERR: usize = 64 * 1024;
+use super::{
+    process::{ExitKind, Process},
+    spawner::Child,
+};
 
 /// The kernel's number for a process under filters.
 const FILTERED: u32 = 2;
@@ -24,30 +23,20 @@ const FILTERED: u32 = 2;
 const FILTERS: u32 = 3;
 
 /// A running worker. Dropping it kills it and waits for its end, which takes milliseconds.
-#[derive(Debug)]
 pub struct Worker {
-    pid: u32,
-    pidfd: OwnedFd,
+    process: Process,
     pipe: Option<UnixStream>,
-    stderr: Option<File>,
-    heard: Vec<u8>,
-    exit: Option<ExitKind>,
+    /// The machine it runs in, if it is not this one.
+    guest: Option<Box<dyn Inside>>,
 }
 
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitKind {
-    /// It left with this code.
-    Exited(i32),
-    /// This signal ended it. SIGSYS (31) is the filter's verdict.
-    Signalled(i32),
-}
+/// A worker's own machine, which alone can tell about it.
+pub(crate) trait Inside: Send {
+    /// Whether both seals are down, as the guest's kernel tells.
+    fn is_sealed(&self) -> io::Result<bool>;
 
-impl ExitKind {
-    /// Whether the system call filter ended it.
-    pub fn is_violation(self) -> bool {
-        self == Self::Signalled(libc::SIGSYS)
-    }
+    /// How the worker ended, if it was the worker that ended.
+    fn exit(&self) -> Option<ExitKind>;
 }
 
 /// What the kernel says about a worker, seen from outside.
@@ -70,18 +59,24 @@ pub struct OutsideView {
 impl Worker {
     pub(super) fn new(child: Child, pipe: UnixStream, stderr: Option<File>) -> Self {
         Self {
-            pid: child.pid,
-            pidfd: child.pidfd,
+            process: Process::new(child.pid, child.pidfd, stderr),
             pipe: Some(pipe),
-            stderr,
-            heard: Vec::new(),
-            exit: None,
+            guest: None,
         }
     }
 
-    /// The worker's process id, as the daemon sees it.
+    /// A worker inside a machine, whose process is its VMM.
+    pub(crate) fn in_machine(process: Process, pipe: UnixStream, guest: Box<dyn Inside>) -> Self {
+        Self {
+            process,
+            pipe: Some(pipe),
+            guest: Some(guest),
+        }
+    }
+
+    /// The worker's process id, as the daemon sees it; of its VMM, if it runs in a machine.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid()
     }
 
     /// The daemon's end of the pipe, once. For tokio: `set_nonblocking(true)`, then
@@ -92,112 +87,66 @@ impl Worker {
 
     /// A descriptor that becomes readable when the worker ends, to be polled.
     pub fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.exit_fd()
     }
 
-    /// What the worker has written to standard error so far, at most 64 KiB. Empty unless asked
-    /// for by [`Stderr::Pipe`](super::Stderr::Pipe). It may hold anything once the worker has read
-    /// a prompt: show it for failures before that only.
+    /// As [`Process::stderr_so_far`]. It may hold anything once the worker has read a prompt: show it for failures before that
+    /// only.
     pub fn stderr_so_far(&mut self) -> &[u8] {
-        if let Some(stderr) = &mut self.stderr {
-            let room = MAX_STDERR.saturating_sub(self.heard.len()) as u64;
-            // The end does not block: this stops at what is there, by end or by WouldBlock.
-            let _ = stderr.take(room).read_to_end(&mut self.heard);
-        }
-        &self.heard
+        self.process.stderr_so_far()
     }
 
     /// How the worker ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitKind>> {
-        self.wait_with(libc::WNOHANG)
+        let ended = self.process.try_wait()?;
+        Ok(ended.map(|exit| self.inner(exit)))
     }
 
     /// Waits until the worker ends. Blocks.
     pub fn wait(&mut self) -> io::Result<ExitKind> {
-        loop {
-            if let Some(exit) = self.wait_with(0)? {
-                return Ok(exit);
-            }
-        }
+        let exit = self.process.wait()?;
+        Ok(self.inner(exit))
     }
 
     /// Waits until the worker ends, but not longer than this. Blocks.
     pub fn wait_at_most(&mut self, patience: Duration) -> io::Result<Option<ExitKind>> {
-        let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-        let mut ended = libc::pollfd {
-            fd: self.pidfd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: poll reads and writes one pollfd on this stack.
-        unsafe { libc::poll(&raw mut ended, 1, milliseconds) };
-        self.try_wait()
+        let ended = self.process.wait_at_most(patience)?;
+        Ok(ended.map(|exit| self.inner(exit)))
     }
 
     /// Ends the worker now. Harmless if it has ended.
     pub fn kill(&self) -> io::Result<()> {
-        if self.exit.is_some() {
-            return Ok(());
-        }
-        // SAFETY: the descriptor is a pidfd, so no other process can be meant; no siginfo is given.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match sent {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                error => Err(error),
-            },
+        self.process.kill()
+    }
+
+    /// Whether both seals are down, as a kernel tells: this one, or that of the worker's own machine.
+    pub fn is_sealed(&self) -> io::Result<bool> {
+        match &self.guest {
+            Some(guest) => guest.is_sealed(),
+            None => Ok(self.outside_view()?.is_sealed()),
         }
     }
 
     /// What the kernel says about this worker: a check of its seals that does not believe it.
     pub fn outside_view(&self) -> io::Result<OutsideView> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         OutsideView::parse(&status).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    fn wait_with(&mut self, flags: i32) -> io::Result<Option<ExitKind>> {
-        if self.exit.is_some() {
-            return Ok(self.exit);
-        }
-        // SAFETY: siginfo_t is plain memory that the kernel fills. It is zeroed, and si_pid stays
-        // zero if the worker has not ended; otherwise the kernel has written pid and status.
-        let (pid, code, status) = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let id = self.pidfd.as_raw_fd() as libc::id_t;
-            let waited = libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | flags);
-            if waited < 0 {
-                return match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-                    error => Err(error),
-                };
-            }
-            (info.si_pid(), info.si_code, info.si_status())
-        };
-        if pid != 0 {
-            self.exit = Some(match code {
-                libc::CLD_EXITED => ExitKind::Exited(status),
-                _ => ExitKind::Signalled(status),
-            });
-        }
-        Ok(self.exit)
+    /// A machine is ended with its worker; what tells is how the worker ended.
+    fn inner(&self, exit: ExitKind) -> ExitKind {
+        self.guest
+            .as_ref()
+            .and_then(|guest| guest.exit())
+            .unwrap_or(exit)
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // A worker that cannot be killed or waited for is not there any more.
-        if self.kill().is_ok() {
-            let _ = self.wait();
-        }
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
     }
 }
 
