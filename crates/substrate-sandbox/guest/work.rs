@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -39,6 +39,8 @@ pub struct Work {
     current: Arc<Mutex<Option<UnixStream>>>,
     worker: Option<Arc<Mutex<Worker>>>,
     watcher: Option<JoinHandle<()>>,
+    /// Whether the watcher is about to tell the end, or has.
+    over: Arc<AtomicBool>,
     to_host: Arc<Mutex<Port>>,
     line: Arc<Line>,
 }
@@ -59,6 +61,7 @@ impl Work {
             current,
             worker: None,
             watcher: None,
+            over: Arc::default(),
             to_host,
             line,
         }
@@ -66,20 +69,22 @@ impl Work {
 
     /// Starts a worker, unless one runs.
     pub fn start(&mut self, start: Start) -> io::Result<()> {
-        if self
-            .watcher
-            .as_ref()
-            .is_some_and(|watcher| !watcher.is_finished())
-        {
-            return self.failed("a worker runs already");
+        if let Some(watcher) = self.watcher.take() {
+            if !self.over.load(Ordering::SeqCst) {
+                self.watcher = Some(watcher);
+                return self.failed("a worker runs already");
+            }
+            // It has said all it had to say.
+            let _ = watcher.join();
         }
+        self.over.store(false, Ordering::SeqCst);
         let spec = match spec(&start) {
             Ok(spec) => spec,
             Err(error) => return self.failed(&error.to_string()),
         };
         let mut worker = match Wall::spawn(spec) {
             Ok(worker) => worker,
-            Err(error) => return self.failed(&error.to_string()),
+            Err(error) => return self.failed(&with_causes(&error)),
         };
         let Some(pipe) = worker.take_pipe() else {
             return self.failed("the worker has no pipe");
@@ -88,11 +93,8 @@ impl Work {
         self.line.say(&FromGuest::Started)?;
         let worker = Arc::new(Mutex::new(worker));
         self.worker = Some(worker.clone());
-        let (current, to_host, line) = (
-            self.current.clone(),
-            self.to_host.clone(),
-            self.line.clone(),
-        );
+        let (current, to_host) = (self.current.clone(), self.to_host.clone());
+        let (line, over) = (self.line.clone(), self.over.clone());
         self.watcher = Some(thread::spawn(move || {
             let sent = AtomicU64::new(0);
             // A worker that was killed may reset its pipe, which is an end like any other.
@@ -105,6 +107,7 @@ impl Work {
                 None => (true, libc::SIGKILL),
             };
             let sent = sent.load(Ordering::SeqCst);
+            over.store(true, Ordering::SeqCst);
             // The host is gone if this fails, and then this machine is about to end.
             let _ = line.say(&FromGuest::Ended {
                 by_signal,
@@ -152,6 +155,16 @@ fn spec(start: &Start) -> io::Result<WallSpec> {
         models_are_disks: true,
         ..WallSpec::new(WORKER, model)
     })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// Waits for the end of a worker whose pipe has ended, without keeping others from killing it.

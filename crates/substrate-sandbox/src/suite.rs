@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -16,10 +16,20 @@ use std::{
     time::Duration,
 };
 
-use crate::launch::{ExitKind, LaunchError, Wall, WallSpec};
+use crate::{
+    guest::Start,
+    launch::{ExitKind, LaunchError, Wall, WallSpec},
+    microvm::{Machine, VmError},
+};
 
 /// No attempt takes longer on a loaded machine; each is a few system calls.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer is a line.
+const MAX_ANSWER: u64 = 4096;
+
+/// Memory of an attacker in a machine, beyond what any worker gets: it computes nothing.
+const ATTACKER_MEMORY: u64 = 64 << 20;
 
 /// The stages of the wall: before the model is read, and before the first prompt.
 const STAGES: [u8; 2] = [1, 2];
@@ -91,9 +101,83 @@ pub enum SuiteError {
     /// No wall stands here.
     #[error("the wall cannot be built")]
     Wall(#[from] LaunchError),
+    /// The machine that the attacker runs in failed.
+    #[error("the machine does not run attacks")]
+    Machine(#[from] VmError),
     /// The pipe to a walled attacker failed.
     #[error("the attacker cannot be given its order")]
     Pipe(#[source] io::Error),
+}
+
+/// A wall with an attacker behind it.
+pub trait Place {
+    /// Starts the attacker, gives it one order, and says what it answered and how it ended; `None` = it did not.
+    ///
+    /// # Errors
+    /// It could not be started or told.
+    fn run(&mut self, suite: &Suite, order: &str)
+    -> Result<(String, Option<ExitKind>), SuiteError>;
+}
+
+/// The process wall of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessWall;
+
+impl Place for ProcessWall {
+    fn run(
+        &mut self,
+        suite: &Suite,
+        order: &str,
+    ) -> Result<(String, Option<ExitKind>), SuiteError> {
+        let mut worker = Wall::spawn(WallSpec {
+            become_uid: suite.become_uid,
+            ..WallSpec::new(&suite.attacker, suite.model())
+        })?;
+        let mut answer = String::new();
+        if let Some(mut pipe) = worker.take_pipe() {
+            pipe.set_read_timeout(Some(PATIENCE))
+                .and_then(|()| writeln!(pipe, "{order}"))
+                .map_err(SuiteError::Pipe)?;
+            // A killed worker may reset the pipe, which is an end like any other.
+            let _ = BufReader::new(&pipe).read_line(&mut answer);
+            let _ = pipe.shutdown(Shutdown::Both);
+        }
+        let exit = worker.wait_at_most(PATIENCE).map_err(SuiteError::Pipe)?;
+        Ok((answer, exit))
+    }
+}
+
+/// A machine whose image has the attacker in the worker's place: behind the process wall again, and that inside the machine.
+pub struct InMachine {
+    machine: Machine,
+    start: Start,
+}
+
+impl InMachine {
+    /// Attacks run in this machine, one after the other. It has its seed, and a model of this many bytes.
+    pub fn new(machine: Machine, model: u64) -> Self {
+        let start = Start {
+            files: [model, 0, 0],
+            memory: ATTACKER_MEMORY,
+        };
+        Self { machine, start }
+    }
+}
+
+impl Place for InMachine {
+    fn run(&mut self, _: &Suite, order: &str) -> Result<(String, Option<ExitKind>), SuiteError> {
+        self.machine.start(self.start)?;
+        let pipe = self.machine.pipe();
+        writeln!(pipe, "{order}").map_err(SuiteError::Pipe)?;
+        let (exit, sent) = self.machine.await_end(PATIENCE)?;
+        // All that it wrote has come: the guest tells the end after it has passed everything on.
+        let pipe = self.machine.pipe();
+        pipe.set_read_timeout(Some(PATIENCE))
+            .map_err(SuiteError::Pipe)?;
+        let mut answer = vec![0; usize::try_from(sent.min(MAX_ANSWER)).unwrap_or(0)];
+        pipe.read_exact(&mut answer).map_err(SuiteError::Pipe)?;
+        Ok((String::from_utf8_lossy(&answer).into_owned(), Some(exit)))
+    }
 }
 
 impl Suite {
@@ -114,16 +198,16 @@ impl Suite {
         Ok(attacks)
     }
 
-    /// One attack: its control outside, and both stages inside.
+    /// One attack: its control outside, and both stages inside, in a place of this wall.
     ///
     /// # Errors
     /// It could not be tried.
-    pub fn attempt(&self, attack: Attack) -> Result<Attempt, SuiteError> {
+    pub fn attempt(&self, place: &mut dyn Place, attack: Attack) -> Result<Attempt, SuiteError> {
         let control_succeeded = self.control(&attack.name)?;
         self.lay_ground()?;
         let mut ends = Vec::new();
         for stage in STAGES {
-            ends.push(self.inside(stage, &attack.name)?);
+            ends.push(self.inside(place, stage, &attack.name)?);
         }
         let denied = ends.iter().all(|end| end.is_ok());
         ends.dedup();
@@ -169,22 +253,13 @@ impl Suite {
     }
 
     /// `Ok` with the way in which it was refused; `Err` with what happened otherwise.
-    fn inside(&self, stage: u8, name: &str) -> Result<Result<String, String>, SuiteError> {
-        let mut worker = Wall::spawn(WallSpec {
-            become_uid: self.become_uid,
-            ..WallSpec::new(&self.attacker, self.model())
-        })?;
-        let mut answer = String::new();
-        let pipe = worker.take_pipe();
-        if let Some(mut pipe) = pipe {
-            pipe.set_read_timeout(Some(PATIENCE))
-                .and_then(|()| writeln!(pipe, "{stage} {name}"))
-                .map_err(SuiteError::Pipe)?;
-            // A killed worker may reset the pipe, which is an end like any other.
-            let _ = BufReader::new(&pipe).read_line(&mut answer);
-            let _ = pipe.shutdown(Shutdown::Both);
-        }
-        let exit = worker.wait_at_most(PATIENCE).map_err(SuiteError::Pipe)?;
+    fn inside(
+        &self,
+        place: &mut dyn Place,
+        stage: u8,
+        name: &str,
+    ) -> Result<Result<String, String>, SuiteError> {
+        let (answer, exit) = place.run(self, &format!("{stage} {name}"))?;
         Ok(match (answer.trim_end(), exit) {
             ("", Some(exit)) if exit.is_violation() => Ok("killed by the filter".to_owned()),
             (answer, Some(ExitKind::Exited(0))) => match answer.strip_prefix("denied ") {

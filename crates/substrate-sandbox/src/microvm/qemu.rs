@@ -26,7 +26,7 @@ use super::{
     qmp::Qmp,
 };
 use crate::{
-    guest::{CONTROL_PORT, DISKS, PIPE_PORT, SECTOR},
+    guest::{CONTROL_PORT, DISKS, PIPE_PORT},
     launch::{Process, Stderr, stderr_pipe},
 };
 
@@ -338,7 +338,7 @@ impl Parts {
                 )
             }
             // A machine that is saved and one that is made from it have the same devices.
-            None => format!("driver=null-co,node-name={name},read-only=on,size={SECTOR}"),
+            None => format!("driver=null-co,node-name={name},read-only=on,size=0"),
         };
         self.say(["-blockdev", &node]);
         self.say([

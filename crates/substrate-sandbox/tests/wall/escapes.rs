@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::LazyLock};
 
 use substrate_sandbox::{
     launch::ExitKind,
-    suite::{Attempt, Suite},
+    suite::{Attempt, ProcessWall, Suite},
 };
 
 use crate::ground::{become_uid, ground, run};
@@ -21,7 +21,7 @@ static ATTEMPTS: LazyLock<Vec<Attempt>> = LazyLock::new(|| {
     let attacks = suite.attacks().unwrap();
     attacks
         .into_iter()
-        .map(|attack| suite.attempt(attack).unwrap())
+        .map(|attack| suite.attempt(&mut ProcessWall, attack).unwrap())
         .collect()
 });
 
