@@ -377,7 +377,7 @@ mod tests {
         assert!(bytes.len().is_multiple_of(4));
         assert!(bytes.starts_with(b"07070100000001000041ed"));
         let text = String::from_utf8_lossy(&bytes);
-        assert!(text.contains("init\0\0\0hello\0\0\0070701"), "{text}");
+        assert!(text.contains("init\0\0hello\0\0\x00070701"), "{text}");
         assert!(text.ends_with("TRAILER!!!\0\0\0\0"), "{text}");
     }
 }

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod confine;
+mod firecracker;
 mod image;
 mod machine;
 mod qemu;
@@ -20,6 +21,7 @@ use std::{fs::File, io, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use crate::launch::LaunchError;
 
+pub use firecracker::Firecracker;
 pub use image::{
     GuestImage, ImageError, MANIFEST, Manifest, Part, SIGNATURE, Trust, name_of, to_sign,
 };

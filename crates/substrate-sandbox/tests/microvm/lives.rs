@@ -9,7 +9,8 @@ use std::{
 use substrate_sandbox::{
     launch::ExitKind,
     microvm::{
-        Accelerator, BOOT_DEADLINE, GuestImage, Machine, MachineSpec, Qemu, Trust, VmError, name_of,
+        Accelerator, BOOT_DEADLINE, Firecracker, GuestImage, Machine, MachineSpec, Qemu, Trust,
+        VmError, Vmm, name_of,
     },
 };
 
@@ -146,7 +147,7 @@ fn a_guest_that_hangs_at_boot_is_ended_at_its_deadline() {
     let spec = folder.spec(MODEL);
     let since = Instant::now();
     let vmm = Qemu::boot(&hanging, &spec, Accelerator::Emulation).unwrap();
-    let pid = substrate_sandbox::microvm::Vmm::pid(&vmm);
+    let pid = vmm.pid();
     let deadline = Duration::from_secs(3);
     let error = Machine::await_boot(Box::new(vmm), deadline)
         .map(drop)
@@ -203,4 +204,25 @@ fn a_machine_without_its_files_is_not_made() {
         .map(drop)
         .unwrap_err();
     assert!(matches!(error, VmError::Boot { .. }), "{error}");
+}
+
+/// As far as Firecracker's interface goes: on a machine whose KVM boots nothing, everything but the guest's first line.
+#[test]
+fn firecracker_takes_the_machine_as_it_is_described() {
+    let (Some(image), true) = (&*IMAGE, Firecracker::is_installed()) else {
+        eprintln!("skipped: no firecracker in /usr/bin or /usr/local/bin");
+        return;
+    };
+    let folder = Folder::new("fire");
+    let own = folder.0.join("own");
+    fs::create_dir(&own).unwrap();
+    let spec = folder.spec(MODEL);
+    let mut vmm = Firecracker::boot(image, &spec, &own).unwrap();
+    let saved = folder.0.join("saved");
+    fs::create_dir(&saved).unwrap();
+    vmm.save(&saved).unwrap();
+    drop(vmm);
+    fs::remove_dir_all(&own).unwrap();
+    fs::create_dir(&own).unwrap();
+    Firecracker::restore(image, &spec, &own, &saved).unwrap();
 }
