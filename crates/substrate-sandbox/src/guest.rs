@@ -105,6 +105,16 @@ impl From<BadLine> for io::Error {
     }
 }
 
+/// Without the seed, which nobody else may know.
+impl fmt::Debug for ToGuest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed(_) => f.write_str("seed .."),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
 impl fmt::Display for ToGuest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
