@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_ANSWER: u64 = 4096;
 
 /// Memory of an attacker in a machine, beyond what any worker gets: it computes nothing.
-const ATTACKER_MEMORY: u64 = 64 << 20;
+pub const ATTACKER_MEMORY: u64 = 64 << 20;
 
 /// The stages of the wall: before the model is read, and before the first prompt.
 const STAGES: [u8; 2] = [1, 2];

@@ -60,6 +60,26 @@ pub enum Accelerator {
     Emulation,
 }
 
+impl Accelerator {
+    /// Why it cannot be had on this machine; `None` if it may be, which only a boot tells.
+    pub fn missing(self) -> Option<String> {
+        if !Qemu::is_installed() {
+            let absent = VmError::NoVmm { name: PROGRAM };
+            let hint = absent.hint().map(|hint| format!("; {hint}"));
+            return Some(format!("{absent}{}", hint.unwrap_or_default()));
+        }
+        let kvm = || File::options().read(true).write(true).open("/dev/kvm");
+        match self {
+            Self::Emulation => None,
+            Self::Kvm => kvm().err().map(|error| {
+                format!(
+                    "/dev/kvm: {error}; a user in the group kvm may use it, if the machine has it"
+                )
+            }),
+        }
+    }
+}
+
 /// A machine under QEMU.
 pub struct Qemu {
     process: Process,
