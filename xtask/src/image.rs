@@ -108,18 +108,22 @@ pub const ATTACKER: Content = Content {
 };
 
 /// Builds the image of a program into a folder and returns its name.
+fn build(bin: &Path, content: &Content, out: &Path) -> Result<[u8; 32]> {
+    build_with(&stage::guest()?, bin, content, out)
+}
+
+/// As [`build`], with this for the first process.
 ///
 /// # Errors
 /// As [`run`].
-pub fn build(bin: &Path, content: &Content, out: &Path) -> Result<[u8; 32]> {
-    let guest = stage::guest()?;
+pub fn build_with(guest: &Path, bin: &Path, content: &Content, out: &Path) -> Result<[u8; 32]> {
     let kernel = kernel()?;
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let program = bin.join(content.program);
     let worker = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
     let parts = [
         ("kernel", "vmlinux", elf(&kernel.image)?),
-        ("initrd", "initrd.cpio", initrd(&guest, &kernel)?),
+        ("initrd", "initrd.cpio", initrd(guest, &kernel)?),
         ("root", "root.erofs", root(&worker, out)?),
     ];
     let mut manifest = serde_json::json!({

@@ -5,6 +5,7 @@
 
 mod desktop;
 mod failover;
+mod microvm;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 17] = [
+const PROOFS: [Proof; 18] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -97,6 +98,11 @@ const PROOFS: [Proof; 17] = [
         "simulator",
         "the mesh simulated at 100 nodes over many seeds",
         simulator,
+    ),
+    (
+        "microvm",
+        "two builds of the guest image; boots of an emulated machine, and copies of a saved one, of ten each",
+        microvm::prove,
     ),
     (
         "vulkan",

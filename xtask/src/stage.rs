@@ -110,16 +110,26 @@ fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub fn guest() -> Result<PathBuf> {
+    guest_in(&target_dir()?)
+}
+
+/// As [`guest`], with everything compiled into this folder.
+///
+/// # Errors
+/// As [`build`].
+pub fn guest_in(target: &Path) -> Result<PathBuf> {
     const NAME: &str = "substrate-guest";
     sh::run(
         sh::cargo()
             .args(["rustc", "--quiet"])
             .args(["--package", "substrate-sandbox", "--bin", NAME])
-            .args(["--features", "guest", "--"])
+            .args(["--features", "guest", "--target-dir"])
+            .arg(target)
             // Nobody debugs it where it runs, and all of it is unpacked at each boot.
-            .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]),
+            .args(["--", "-C", "target-feature=+crt-static"])
+            .args(["-C", "strip=symbols"]),
     )?;
-    let built = target_dir()?.join(DEV.folder).join(NAME);
+    let built = target.join(DEV.folder).join(NAME);
     assert_static(&built)?;
     Ok(built)
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use substrate_ledger::registry::Standing;
 use substrate_record::{
     Capability, Finish, JobId, ModelOffer, NodeId, RecordId, Scope, SessionNonce, Verified,
+    WallTier,
 };
 
 use crate::terms::{
@@ -260,6 +261,8 @@ pub enum Event {
     /// The owner's settings, or what they come to at this moment (`when idle`, hours, battery).
     /// `Off` also stops the work that runs for others, by `StopWork{OwnerTookBack}`.
     LendingChanged(Lending),
+    /// The walls that stand here changed: one did not hold any more, or did again.
+    WallsChanged(Vec<WallTier>),
     /// A new session nonce is in force (the answer to [`Action::RenewSession`], or any other cause).
     SessionRenewed(SessionNonce),
     /// The daemon is stopping: refuse every offer, start nothing new, let what runs go on.

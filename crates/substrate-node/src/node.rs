@@ -327,7 +327,8 @@ fn on_world(
         Event::CircleChanged(_)
         | Event::OwnModelsChanged(_)
         | Event::RegistryChanged(_)
-        | Event::LendingChanged(_) => on_facts(requester, provider, gossip, step, event),
+        | Event::LendingChanged(_)
+        | Event::WallsChanged(_) => on_facts(requester, provider, gossip, step, event),
         Event::SessionRenewed(session) => provider.on_session_renewed(step.world, session),
         Event::Draining => {
             step.world.draining = true;
@@ -356,6 +357,7 @@ fn on_facts(
         }
         Event::RegistryChanged(registry) => step.world.registry = registry,
         Event::LendingChanged(lending) => step.world.lending = lending,
+        Event::WallsChanged(walls) => step.world.config.walls = walls,
         _ => return,
     }
     requester.recheck_scope(step);

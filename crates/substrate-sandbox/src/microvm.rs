@@ -57,7 +57,10 @@ pub struct MachineSpec {
 
 impl MachineSpec {
     /// Sizes of the files, 0 for none.
-    fn sizes(&self) -> io::Result<[u64; 3]> {
+    ///
+    /// # Errors
+    /// A file does not tell.
+    pub fn sizes(&self) -> io::Result<[u64; 3]> {
         let mut sizes = [0; 3];
         for (size, file) in sizes.iter_mut().zip(&self.files) {
             if let Some(file) = file {
@@ -68,7 +71,10 @@ impl MachineSpec {
     }
 
     /// Bytes of the machine's memory: the files are read through it, and what does not fit would be read again for each token.
-    fn memory(&self) -> io::Result<u64> {
+    ///
+    /// # Errors
+    /// A file does not tell its size.
+    pub fn memory(&self) -> io::Result<u64> {
         let files = self
             .sizes()?
             .iter()
@@ -126,6 +132,9 @@ pub enum VmError {
         #[source]
         source: io::Error,
     },
+    /// The image is not what it was when it was opened.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The VMM refused an order, or ended.
     #[error("the VMM did not {what}: {why}")]
     Vmm {

@@ -26,7 +26,9 @@ mod place;
 mod values;
 
 pub use edit::{ApiSecret, KeyGrant, LendingChange, add_api_key, remove_api_key, set_lending};
-pub use values::{ByteSize, CacheType, Hours, IdleSpan, KeepAlive, LoadTimeout, ScopeName};
+pub use values::{
+    ByteSize, CacheType, Hours, IdleSpan, KeepAlive, LoadTimeout, MicrovmUse, ScopeName,
+};
 
 /// Settings are read whole into memory; a larger file is not a settings file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -43,6 +45,8 @@ pub struct Config {
     pub mesh: MeshSettings,
     /// How models are kept in memory.
     pub models: ModelSettings,
+    /// Which walls beside the usual one are tried at the start.
+    pub walls: WallSettings,
     /// What is logged.
     pub log: LogSettings,
 }
@@ -227,6 +231,17 @@ impl ModelSettings {
         }
         Ok(())
     }
+}
+
+/// Which walls beside the usual one are tried at the start.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WallSettings {
+    /// Whether virtual machines are.
+    pub microvm: MicrovmUse,
+    /// Whose signature makes a guest image good; `None` = it must be the one that was installed.
+    #[serde(deserialize_with = "values::image_key")]
+    pub image_key: Option<[u8; 32]>,
 }
 
 /// What is logged.

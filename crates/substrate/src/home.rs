@@ -170,6 +170,11 @@ impl Home {
         self.logs().join("daemon.log")
     }
 
+    /// Virtual machines that were saved to be copied; made anew by each daemon.
+    pub fn machines(&self) -> PathBuf {
+        self.state.join("machines")
+    }
+
     /// The pause of lending that was asked for by hand.
     pub fn pause_file(&self) -> PathBuf {
         self.state.join("pause")

@@ -52,7 +52,7 @@ fn every_error_names_key_and_line() {
     check(
         "[lendng]\nwhen = \"off\"\n",
         expect![
-            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `log`"
+            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `walls`, `log`"
         ],
     );
     check(
@@ -74,6 +74,16 @@ fn every_error_names_key_and_line() {
         expect![[
             r#"config.toml:2:14: models.keep_alive: 'soon' is not a duration such as "5m", a number of seconds, or -1 for ever"#
         ]],
+    );
+    check(
+        "[walls]\nmicrovm = \"always\"\n",
+        expect![
+            "config.toml:2:11: walls.microvm: unknown variant `always`, expected one of `auto`, `emulated`, `off`"
+        ],
+    );
+    check(
+        "[walls]\nimage_key = \"0f\"\n",
+        expect!["config.toml:2:13: walls.image_key: not an Ed25519 key in 64 hexadecimal digits"],
     );
     check(
         "[log]\nprompts = \"always\"\n",

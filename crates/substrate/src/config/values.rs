@@ -438,6 +438,28 @@ pub(super) fn hash<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Er
     Ok(hash)
 }
 
+/// Whether virtual machines are tried as a wall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MicrovmUse {
+    /// If the processor can run them and an image is installed.
+    #[default]
+    Auto,
+    /// An emulated one, if the processor cannot: some fifty times slower, for the owner's own trials.
+    Emulated,
+    /// No.
+    Off,
+}
+
+/// An Ed25519 key in hex.
+pub(super) fn image_key<'de, D: Deserializer<'de>>(from: D) -> Result<Option<[u8; 32]>, D::Error> {
+    let text = String::deserialize(from)?;
+    let mut key = [0; 32];
+    hex::decode_to_slice(&text, &mut key)
+        .map_err(|_| D::Error::custom("not an Ed25519 key in 64 hexadecimal digits"))?;
+    Ok(Some(key))
+}
+
 /// How many jobs of clients are kept. A list of none answers nobody; one longer than the node's would be cut silently.
 pub(super) fn max_queue<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let jobs = u32::deserialize(from)?;
