@@ -7,7 +7,8 @@
 //! a guest that may be debugged. What is asked of the makers' servers elsewhere (revocation, Intel's list of what is up
 //! to date) is not asked here, and [`Unchecked`] says so.
 //!
-//! Reading order: [`Evidence`] (the bytes), [`Claim`] (what they say), [`Policy`] (what is wanted), [`verify`].
+//! Reading order: [`Evidence`] (the bytes), [`Claim`] (what they say), [`Policy`] (what is wanted), [`verify`], [`attested`] (for
+//! a whole Capability).
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +25,11 @@ mod error;
 mod snp;
 mod tdx;
 
+// What a node's claim is worth.
+mod capability;
+
 pub use binding::Binding;
+pub use capability::{ClaimError, attested};
 pub use claim::{Attested, Claim, Platform, Svns, Unchecked};
 pub use error::{EvidenceError, Party};
 pub use evidence::{Evidence, MAX_EVIDENCE, SnpEvidence, TdxEvidence};

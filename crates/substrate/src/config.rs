@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use substrate_node::limits::OWN_LIST;
 use substrate_record::NodeId;
+use substrate_tee::Policy;
 use subtle::ConstantTimeEq;
 
 use crate::files::FileError;
@@ -43,6 +44,8 @@ pub struct Config {
     pub mesh: MeshSettings,
     /// How models are kept in memory.
     pub models: ModelSettings,
+    /// Which trusted execution environments are believed.
+    pub tee: TeeSettings,
     /// What is logged.
     pub log: LogSettings,
 }
@@ -227,6 +230,15 @@ impl ModelSettings {
         }
         Ok(())
     }
+}
+
+/// Which trusted execution environments of other nodes are believed. None until the owner names their images.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TeeSettings {
+    /// Guests, each as `"<platform> <measurement> <least security versions>"`.
+    #[serde(deserialize_with = "values::guests")]
+    pub accept: Policy,
 }
 
 /// What is logged.

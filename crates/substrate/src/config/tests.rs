@@ -52,7 +52,7 @@ fn every_error_names_key_and_line() {
     check(
         "[lendng]\nwhen = \"off\"\n",
         expect![
-            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `log`"
+            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `tee`, `log`"
         ],
     );
     check(
@@ -74,6 +74,10 @@ fn every_error_names_key_and_line() {
         expect![[
             r#"config.toml:2:14: models.keep_alive: 'soon' is not a duration such as "5m", a number of seconds, or -1 for ever"#
         ]],
+    );
+    check(
+        "[tee]\naccept = [\"milan abcd 0.3.0.8.115\"]\n",
+        expect!["config.toml:2:10: tee.accept: a measurement is 96 hexadecimal digits"],
     );
     check(
         "[log]\nprompts = \"always\"\n",
