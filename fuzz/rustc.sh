@@ -18,8 +18,8 @@ case $CARGO_PKG_NAME:$crate in
     *:build_script_*)
         exec "$rustc" "$@"
         ;;
-    substrate-fuzz:* | substrate-record:* | substrate-sandbox:* | \
-        bech32:* | ciborium:* | ciborium-ll:* | coset:* | postcard:*)
+    substrate-fuzz:* | substrate-record:* | substrate-sandbox:* | substrate-tee:* | \
+        bech32:* | ciborium:* | ciborium-ll:* | coset:* | der:* | postcard:* | sev:* | x509-cert:*)
         exec "$rustc" "$@" -Ccodegen-units=1 -Cpasses=sancov-module \
             -Cllvm-args=-sanitizer-coverage-level=4 \
             -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use xtask::sh;
 
 /// crate → the workspace crates it may depend on.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("substrate-record", &[]),
     ("substrate-ledger", &["substrate-record"]),
     ("substrate-node", &["substrate-record", "substrate-ledger"]),
     ("substrate-mesh", &["substrate-record"]),
+    ("substrate-tee", &["substrate-record"]),
     ("substrate-sandbox", &[]),
     ("substrate-worker", &["substrate-sandbox"]),
     ("substrate-api", &[]),
@@ -23,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "substrate-ledger",
             "substrate-node",
             "substrate-mesh",
+            "substrate-tee",
             "substrate-sandbox",
             "substrate-api",
         ],

@@ -229,6 +229,9 @@ pub enum Event {
         from: NodeId,
         /// Sent to us alone over `/sync` or hello, not by gossip. Never passed on.
         direct: bool,
+        /// It carries evidence of a trusted execution environment that was checked and believed. Otherwise a claim of
+        /// that wall counts for nothing.
+        attested: bool,
     },
     /// A peer said hello; from now on it can be offered jobs. Repeat it when its session or round trip changed.
     PeerUp {

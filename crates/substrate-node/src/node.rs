@@ -139,6 +139,7 @@ impl Node {
             session: peer.map(|peer| peer.session),
             circle: self.world.circle.contains(&node),
             capability: self.world.view.get(&node),
+            walls: self.world.walls_of(&node).collect(),
         }
     }
 
@@ -297,9 +298,12 @@ fn on_world(
             record,
             from,
             direct,
+            attested,
         } => {
+            let (id, author) = (record.id(), record.author());
             let news = gossip.on_capability(step, record, from, direct);
             if news {
+                step.world.set_attested(author, attested.then_some(id));
                 requester.stir();
             }
         }

@@ -174,16 +174,12 @@ impl<'w> ScopedCandidates<'w> {
     }
 
     fn offers_wall(&self, node: &NodeId, want: &Want) -> bool {
-        let satisfies = |walls: &[substrate_record::WallTier]| {
-            walls.iter().any(|wall| wall.satisfies(want.wall))
-        };
         if *node == self.world.own() {
-            return satisfies(&self.world.config.walls);
+            let own = &self.world.config.walls;
+            return own.iter().any(|wall| wall.satisfies(want.wall));
         }
-        self.world
-            .view
-            .get(node)
-            .is_some_and(|record| satisfies(&record.body().walls))
+        let mut walls = self.world.walls_of(node);
+        walls.any(|wall| wall.satisfies(want.wall))
     }
 
     /// The best claim of a node about any of the entries that are valid in this scope: loaded first, then fastest.

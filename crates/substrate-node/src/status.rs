@@ -3,7 +3,7 @@
 //! Invariant: asking changes nothing.
 //! Absent by design: setters; anything an event should say instead.
 
-use substrate_record::{Capability, NodeId, Scope, Verified};
+use substrate_record::{Capability, NodeId, Scope, Verified, WallTier};
 
 use crate::terms::{AttemptId, ClientId, QueueNews, Timestamp};
 
@@ -98,4 +98,6 @@ pub struct PeerStatus<'a> {
     pub circle: bool,
     /// Its capability, if one is held and not expired.
     pub capability: Option<&'a Verified<Capability>>,
+    /// The walls it says it has, but a trusted execution environment only if its evidence was believed.
+    pub walls: Vec<WallTier>,
 }

@@ -2,13 +2,14 @@
 //!
 //! Invariant: the two questions of scope, [`World::in_scope`] and [`World::valid_in`], are answered here and nowhere else;
 //! requester and provider ask the same two.
+//! A claim of a trusted execution environment counts in [`World::walls_of`] only, and only if the daemon believed its evidence.
 //! Absent by design: jobs; anything another node could write except its capability.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use substrate_ledger::capacity::CapacityView;
 use substrate_ledger::registry::Standing;
-use substrate_record::{NodeId, RecordId, Scope, SessionNonce};
+use substrate_record::{NodeId, RecordId, Scope, SessionNonce, WallTier};
 
 use crate::conduct::Conducts;
 use crate::draws::Draws;
@@ -49,6 +50,8 @@ pub(crate) struct World {
     pub draining: bool,
     pub view: CapacityView,
     pub conducts: Conducts,
+    /// Whose evidence of a trusted execution environment was believed, and which record carried it. Nobody out of view.
+    attested: BTreeMap<NodeId, RecordId>,
     /// Nodes that answered us lately, oldest first; pinned in the view.
     used: VecDeque<NodeId>,
 }
@@ -65,6 +68,7 @@ impl World {
             draining: false,
             view,
             conducts: Conducts::default(),
+            attested: BTreeMap::new(),
             used: VecDeque::new(),
         }
     }
@@ -113,6 +117,26 @@ impl World {
     pub fn lent_slots(&self) -> u32 {
         self.lent()
             .map_or(0, |terms| terms.slots.min(self.config.slots))
+    }
+
+    /// Notes whether the evidence in a node's newest capability was believed.
+    pub fn set_attested(&mut self, node: NodeId, carried_by: Option<RecordId>) {
+        match carried_by {
+            Some(record) => self.attested.insert(node, record),
+            None => self.attested.remove(&node),
+        };
+        let view = &self.view;
+        self.attested.retain(|node, _| view.get(node).is_some());
+    }
+
+    /// The walls that another node has, as far as its word is taken.
+    pub fn walls_of(&self, node: &NodeId) -> impl Iterator<Item = WallTier> {
+        let record = self.view.get(node);
+        // By the record: what a later one says does not rest on an earlier one's evidence.
+        let attested = record.is_some_and(|record| self.attested.get(node) == Some(&record.id()));
+        let said = record.into_iter().flat_map(|record| &record.body().walls);
+        said.copied()
+            .filter(move |wall| *wall != WallTier::Tee || attested)
     }
 
     pub fn connected(&self, node: &NodeId) -> bool {

@@ -15,8 +15,8 @@ const MAX_GPUS: usize = 16;
 pub const MAX_OFFERS: usize = 64;
 /// One of each tier.
 const MAX_WALLS: usize = 6;
-/// Attestation quotes are 1 to 5 KiB; with full lists one still fits into the record.
-const MAX_TEE: usize = 5 * 1024;
+/// Bytes of attestation evidence. Quotes are 1 to 5 KiB; with full lists one still fits into the record.
+pub const MAX_TEE: usize = 5 * 1024;
 /// A version and a commit hash.
 const MAX_BUILD: usize = 96;
 /// `llama.cpp/<rev>/<backend>/<level>` with a full commit hash and a long GPU name.

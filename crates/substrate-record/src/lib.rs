@@ -35,7 +35,7 @@ mod error;
 mod fields;
 
 pub use any::AnyRecord;
-pub use capability::{Capability, Gpu, Hardware, MAX_OFFERS, ModelOffer, WallTier};
+pub use capability::{Capability, Gpu, Hardware, MAX_OFFERS, MAX_TEE, ModelOffer, WallTier};
 pub use commitment::{commit, output_bytes, seed_for_choice};
 pub use ed25519_dalek::SigningKey;
 pub use envelope::{Body, InNetwork, Place, Record, RecordType, Stream};

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use substrate_node::limits::OWN_LIST;
 use substrate_record::NodeId;
+use substrate_tee::Policy;
 use subtle::ConstantTimeEq;
 
 use crate::files::FileError;
@@ -47,6 +48,8 @@ pub struct Config {
     pub models: ModelSettings,
     /// Which walls beside the usual one are tried at the start.
     pub walls: WallSettings,
+    /// Which trusted execution environments are believed.
+    pub tee: TeeSettings,
     /// What is logged.
     pub log: LogSettings,
 }
@@ -242,6 +245,15 @@ pub struct WallSettings {
     /// Whose signature makes a guest image good; `None` = it must be the one that was installed.
     #[serde(deserialize_with = "values::image_key")]
     pub image_key: Option<[u8; 32]>,
+}
+
+/// Which trusted execution environments of other nodes are believed. None until the owner names their images.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TeeSettings {
+    /// Guests, each as `"<platform> <measurement> <least security versions>"`.
+    #[serde(deserialize_with = "values::guests")]
+    pub accept: Policy,
 }
 
 /// What is logged.

@@ -84,6 +84,7 @@ impl Sim<'_> {
             record: word.record.clone(),
             from: self.ids[from],
             direct,
+            attested: false,
         };
         let Some(node) = self.machines[to].node.as_mut() else {
             return;

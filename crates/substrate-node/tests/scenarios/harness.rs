@@ -233,7 +233,7 @@ impl Table {
         }
     }
 
-    /// `X m,c speed=100 slots=2 queue=0 seq=1 by=Y` (sent by Y, written by X).
+    /// `X m,c speed=100 slots=2 queue=0 seq=1 by=Y` (sent by Y, written by X); `tee=claimed`, `tee=believed`.
     fn capability(&mut self, words: &[&str], direct: bool) -> Event {
         let author = words[0].chars().next().expect("a node");
         let seq = self.seqs.entry(author).or_default();
@@ -244,7 +244,9 @@ impl Table {
             speed: 10,
             slots: 2,
             queue: 0,
+            tee: false,
         };
+        let mut attested = false;
         for option in &words[2..] {
             let (name, value) = option.split_once('=').expect("name=value");
             match name {
@@ -253,6 +255,10 @@ impl Table {
                 "speed" => spec.speed = value.parse().expect("a number"),
                 "slots" => spec.slots = value.parse().expect("a number"),
                 "queue" => spec.queue = value.parse().expect("a number"),
+                "tee" => {
+                    spec.tee = true;
+                    attested = value == "believed";
+                }
                 _ => panic!("cannot read option {option:?}"),
             }
         }
@@ -262,6 +268,7 @@ impl Table {
             record,
             from: id(spec.from),
             direct,
+            attested,
         }
     }
 
@@ -387,6 +394,7 @@ struct Spec {
     speed: u64,
     slots: u32,
     queue: u32,
+    tee: bool,
 }
 
 fn requester_event(attempt: AttemptId, what: &[&str]) -> Event {
@@ -489,6 +497,7 @@ pub fn want(scope: &str, options: &[&str]) -> Want {
         match option.split_once('=') {
             None if *option == "elsewhere" => want.placement = Placement::Elsewhere,
             None if *option == "patient" => want.patient = true,
+            None if *option == "tee" => want.wall = WallTier::Tee,
             Some(("at", name)) => want.placement = Placement::Node(node(name)),
             Some(("entry", name)) => want.entries = vec![entry(name)],
             Some(("deadline", ms)) => want.deadline_ms = ms.parse().expect("milliseconds"),
@@ -545,7 +554,11 @@ fn signed(author: char, entries: Vec<RecordId>, spec: &Spec) -> Verified<Capabil
         free_memory: 1,
         slots: spec.slots,
         queue: spec.queue,
-        walls: vec![WallTier::Basic],
+        walls: if spec.tee {
+            vec![WallTier::Basic, WallTier::Tee]
+        } else {
+            vec![WallTier::Basic]
+        },
         tee: None,
         build: "test".into(),
         worker_sha256: ContentHash::from_bytes([0; 32]),

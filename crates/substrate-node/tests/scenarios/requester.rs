@@ -44,6 +44,69 @@ fn an_own_job_runs_on_the_own_machine_by_the_same_messages() {
 }
 
 #[test]
+fn a_job_that_demands_a_trusted_environment_goes_only_where_its_evidence_was_believed() {
+    check(
+        "peer S
+        peer T
+        gossip S m speed=1000 tee=claimed
+        submit j1 commons tee
+        submit j2 commons
+        +3000
+        gossip T m speed=1 tee=believed",
+        expect![[r#"
+            peer S
+            peer T
+            gossip S m speed=1000 tee=claimed
+                forward
+            submit j1 commons tee
+                tell j1: 0 ahead, 0 ms, no node in scope can answer with this model right now
+            submit j2 commons
+                offer S j2#1 m commons
+                tell j2: 0 ahead, 0 ms, asking node S
+            +3000
+                1800: close S j2#1 0 tokens: Lost
+                1800: tell j2: 1 ahead, 0 ms, every node that could answer is busy or out of reach
+                2000: tell j1: 0 ahead, 0 ms, no node in scope can answer with this model right now
+                2800: offer S j2#2 m commons after #1
+                2800: tell j2: 0 ahead, 0 ms, asking node S
+            gossip T m speed=1 tee=believed
+                forward
+                offer T j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node T
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_later_word_says_does_not_rest_on_an_earlier_ones_evidence() {
+    check(
+        "peer S
+        gossip S m tee=believed
+        +3000
+        gossip S m tee=claimed
+        submit j1 commons tee
+        +3000
+        gossip S m tee=believed",
+        expect![[r#"
+            peer S
+            gossip S m tee=believed
+                forward
+            +3000
+            gossip S m tee=claimed
+                forward
+            submit j1 commons tee
+                tell j1: 0 ahead, 0 ms, no node in scope can answer with this model right now
+            +3000
+                5000: tell j1: 0 ahead, 0 ms, no node in scope can answer with this model right now
+            gossip S m tee=believed
+                forward
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+        "#]],
+    );
+}
+
+#[test]
 fn a_mine_job_waits_for_the_own_model_however_fast_strangers_and_friends_are() {
     check(
         "peer S

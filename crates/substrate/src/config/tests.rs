@@ -52,7 +52,7 @@ fn every_error_names_key_and_line() {
     check(
         "[lendng]\nwhen = \"off\"\n",
         expect![
-            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `walls`, `log`"
+            "config.toml:1:2: lendng: unknown field `lendng`, expected one of `lending`, `api`, `mesh`, `models`, `walls`, `tee`, `log`"
         ],
     );
     check(
@@ -84,6 +84,10 @@ fn every_error_names_key_and_line() {
     check(
         "[walls]\nimage_key = \"0f\"\n",
         expect!["config.toml:2:13: walls.image_key: not an Ed25519 key in 64 hexadecimal digits"],
+    );
+    check(
+        "[tee]\naccept = [\"milan abcd 0.3.0.8.115\"]\n",
+        expect!["config.toml:2:10: tee.accept: a measurement is 96 hexadecimal digits"],
     );
     check(
         "[log]\nprompts = \"always\"\n",

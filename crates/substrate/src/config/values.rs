@@ -11,6 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use substrate_record::{NodeId, Scope};
 use substrate_sandbox::wire::KvType;
+use substrate_tee::{Accepted, MAX_ACCEPTED, Policy};
 
 use super::MAX_QUEUE;
 
@@ -427,6 +428,20 @@ pub(super) fn node_ids<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NodeId>
             })
         })
         .collect()
+}
+
+/// Guests of trusted execution environments.
+pub(super) fn guests<'de, D: Deserializer<'de>>(from: D) -> Result<Policy, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    if texts.len() > MAX_ACCEPTED {
+        return Err(D::Error::custom(format!(
+            "{} guests are more than the {MAX_ACCEPTED} that may be accepted",
+            texts.len()
+        )));
+    }
+    let read = |text: &String| text.parse::<Accepted>().map_err(D::Error::custom);
+    let accepted = texts.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Policy { accepted })
 }
 
 /// A SHA-256 in hex.

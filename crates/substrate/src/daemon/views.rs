@@ -236,7 +236,7 @@ pub fn peer(status: &PeerStatus<'_>, known: Option<&Peer>, shelf: &Shelf) -> Pee
         models,
         slots: capability.map_or(0, |capability| capability.slots),
         queue: capability.map_or(0, |capability| capability.queue),
-        walls: capability.map_or_else(Vec::new, |capability| capability.walls.clone()),
+        walls: status.walls.clone(),
         rates: capability.map_or((0, 0), fastest),
     }
 }

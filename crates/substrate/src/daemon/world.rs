@@ -8,8 +8,10 @@ use substrate_mesh::{
     Direction, Judgement, MeshEvent, MeshStream, MessageToken, Offence, PeerView, Protocol,
 };
 use substrate_node::Event;
-use substrate_record::{AnyRecord, ModelEntry, NodeId, Verified};
+use substrate_record::{AnyRecord, Capability, ModelEntry, NodeId, Verified};
+use substrate_tee::{ClaimError, UnixSeconds};
 
+use super::context::unix_ms;
 use super::exchange;
 use super::life::{Life, MAX_OPEN_GOSSIP, Note, Peer};
 use super::session::io::JobIo;
@@ -73,11 +75,7 @@ impl Life {
                     self.gossip.pop_first();
                 }
                 self.gossip.insert(record.id(), token);
-                self.handle(Event::CapabilitySeen {
-                    record,
-                    from,
-                    direct: false,
-                });
+                self.see(from, record, false);
             }
             Ok(AnyRecord::ModelEntry(entry)) => self.on_gossiped_entry(from, token, entry),
             Ok(_) => self.say(token, Judgement::Reject),
@@ -86,6 +84,30 @@ impl Life {
                 self.say(token, Judgement::Reject);
             }
         }
+    }
+
+    /// What another node offers. That it runs in a trusted execution environment is believed by its evidence only.
+    fn see(&mut self, from: NodeId, record: Verified<Capability>, direct: bool) {
+        let policy = &self.settings.config().tee.accept;
+        let now = UnixSeconds(unix_ms() / 1000);
+        let attested = match substrate_tee::attested(&record, &self.context.network, policy, now) {
+            Ok(attested) => {
+                let (node, unchecked) = (record.author(), attested.unchecked());
+                tracing::debug!(%node, platform = attested.platform().name(), ?unchecked, "evidence is believed");
+                true
+            }
+            Err(ClaimError::NotClaimed) => false,
+            Err(why) => {
+                tracing::debug!(node = %record.author(), %why, "a trusted execution environment is not believed");
+                false
+            }
+        };
+        self.handle(Event::CapabilitySeen {
+            record,
+            from,
+            direct,
+            attested,
+        });
     }
 
     fn say(&self, token: MessageToken, judgement: Judgement) {
@@ -153,11 +175,7 @@ impl Life {
                 AnyRecord::ModelEntry(entry) => {
                     tracing::debug!(%from, author = %entry.author(), "an entry nobody here asks for");
                 }
-                AnyRecord::Capability(record) => self.handle(Event::CapabilitySeen {
-                    record,
-                    from,
-                    direct: true,
-                }),
+                AnyRecord::Capability(record) => self.see(from, record, true),
                 other => {
                     tracing::debug!(%from, kind = ?other.record_type(), "a record that is not sent this way")
                 }
@@ -267,7 +285,7 @@ impl Life {
             let saved = super::context::blocking(move || {
                 let addrs = crate::store::PeerAddrs {
                     addrs: peer.addresses,
-                    last_seen_ms: super::context::unix_ms(),
+                    last_seen_ms: unix_ms(),
                 };
                 context.desk.store.save_peer(&network, &peer.node, &addrs)
             });
