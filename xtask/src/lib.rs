@@ -3,6 +3,7 @@
 //! Invariant: a node started here is a process of its own, under an unprivileged user, in a home of its own,
 //! and is gone when its handle is dropped.
 
+pub mod hostile;
 pub mod model;
 pub mod node;
 pub mod packages;

@@ -5,6 +5,7 @@
 
 mod desktop;
 mod failover;
+mod hostile;
 mod microvm;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 18] = [
+const PROOFS: [Proof; 19] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -63,6 +64,11 @@ const PROOFS: [Proof; 18] = [
         "retention",
         "200 jobs with crashes: a marker is in no file, log or core of its provider",
         |bin, model| end_to_end(bin, model, "retention::"),
+    ),
+    (
+        "hostile",
+        "a worker that is taken over, in fifty seeded ways, for an hour (--minutes): the daemon lives, stays small and serves on",
+        |bin, _| hostile::prove(bin, hostile::MINUTES),
     ),
     (
         "abandoned",
@@ -133,6 +139,9 @@ pub struct Options {
     /// Repeat what was proved for this commit
     #[arg(long)]
     again: bool,
+    /// How long `hostile` goes on; less than an hour counts for no commit
+    #[arg(long, requires = "name")]
+    minutes: Option<u64>,
 }
 
 /// Runs the proofs asked for.
@@ -173,7 +182,14 @@ pub fn run(options: &Options) -> Result<()> {
             );
             continue;
         }
-        sh::step(name, || prove(&bin, &model))?;
+        if let (&"hostile", Some(minutes)) = (name, options.minutes) {
+            sh::step(name, || hostile::prove(&bin, minutes))?;
+            if minutes < hostile::MINUTES {
+                continue;
+            }
+        } else {
+            sh::step(name, || prove(&bin, &model))?;
+        }
         // A change made while the proof ran may or may not have been part of it.
         if let Some(stamp) = stamp.filter(|_| clean_commit().is_ok_and(|now| now == commit)) {
             std::fs::write(stamp, "")?;

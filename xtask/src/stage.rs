@@ -1,6 +1,6 @@
 //! The binaries, built and laid out where an unprivileged user can run them.
 //!
-//! The worker and the wall's attacker are linked statically: inside the wall there is no library to load. A plain
+//! The worker and what is put in its place are linked statically: inside the wall there is no library to load. A plain
 //! `cargo build` makes dynamic ones at the same place, so the static ones are copied aside at once.
 
 use std::os::unix::fs::PermissionsExt;
@@ -23,16 +23,22 @@ pub const ALL_BUT_WORKER: [&str; 3] = ["--workspace", "--exclude", "substrate-wo
 pub const SIMULATOR: [&str; 2] = ["--features", "substrate-node/sim"];
 
 /// Programs that run behind the wall: name, package, and the feature that makes them.
-const WALLED: [(&str, &str, &[&str]); 2] = [
+const WALLED: [(&str, &str, &[&str]); 3] = [
     ("substrate-worker", "substrate-worker", &[]),
     (
         "substrate-wall-attacker",
         "substrate-sandbox",
         &["--features", "attacker"],
     ),
+    (
+        "substrate-hostile-worker",
+        "substrate-sandbox",
+        &["--features", "attacker"],
+    ),
 ];
 
-/// Builds `substrate` and the static `substrate-worker` and `substrate-wall-attacker` and returns the folder that holds them.
+/// Builds `substrate`, the static `substrate-worker` and the static programs that tests put in its place, and returns the folder
+/// that holds them.
 ///
 /// # Errors
 /// A build fails, or the worker is not static.

@@ -16,7 +16,7 @@ pub const MAX_IDS: usize = 256;
 pub const MAX_ALTERNATIVES: usize = 20;
 
 /// Longest byte string one token stands for; no tokeniser in use comes near it.
-const MAX_TOKEN_BYTES: usize = 512;
+pub const MAX_TOKEN_BYTES: usize = 512;
 
 /// How likely a token was, as a fixed-point natural logarithm.
 #[derive(Clone, PartialEq, Eq)]

@@ -235,7 +235,9 @@ impl<'w> ScopedCandidates<'w> {
         {
             prefill /= WARM_DIVISOR;
         }
-        let load = if claim.loaded { 0 } else { claim.load_ms };
+        // A worker of its own is loaded for the job, whatever is loaded.
+        let is_ready = claim.loaded && !want.isolated;
+        let load = if is_ready { 0 } else { claim.load_ms };
         let dial = if self.world.connected(node) {
             0
         } else {

@@ -66,6 +66,8 @@ pub struct Ask {
     pub placement: Placement,
     /// The wall demanded of the node; `None` = the default demand.
     pub wall: Option<WallTier>,
+    /// A fresh worker that does nothing else and is destroyed afterwards.
+    pub isolated: bool,
     /// Milliseconds the client waits with nothing coming: for the first token, and after it between two.
     pub deadline_ms: u64,
     /// Who asks.
@@ -188,6 +190,8 @@ pub struct Summary {
     pub scope: Scope,
     /// The wall it ran behind.
     pub wall: WallTier,
+    /// Whether it had a worker of its own.
+    pub isolated: bool,
     /// Attempts made (1 = no failover).
     pub attempts: u32,
     /// The requester's half of the last receipt.
@@ -205,7 +209,7 @@ pub struct Timings {
     pub queue: u64,
     /// Choosing a node and shaking hands with it.
     pub route: u64,
-    /// Loading the model, if that was needed.
+    /// From the end of the wait to the start of the work: loading the model, if that was needed, and taking the prompt in.
     pub load: u64,
     /// Reading the prompt.
     pub prefill: u64,
@@ -420,6 +424,8 @@ pub struct WorkerView {
     pub wall: WallTier,
     /// Running and waiting jobs.
     pub busy: u32,
+    /// It works for one job alone and ends with it.
+    pub isolated: bool,
     /// Unix milliseconds when it unloads if idle; `None` = never.
     pub expires_ms: Option<u64>,
     /// Architecture, quantisation and parameters.

@@ -6,6 +6,7 @@
 //! Absent by design: loading a maker's driver beyond the library it ships for questions (NVML).
 
 mod engine;
+pub mod swap;
 mod watch;
 
 pub use engine::{EngineGpu, EngineGpusError, engine_gpus};

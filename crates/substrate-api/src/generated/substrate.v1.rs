@@ -43,6 +43,9 @@ pub struct RunRequest {
     /// defaults for the others.
     #[prost(string, repeated, tag = "18")]
     pub said: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A fresh worker that does nothing else and is destroyed afterwards. Costs a load.
+    #[prost(bool, tag = "19")]
+    pub isolated: bool,
     /// What to answer.
     #[prost(oneof = "run_request::Prompt", tags = "2, 3, 17")]
     pub prompt: ::core::option::Option<run_request::Prompt>,
@@ -386,6 +389,9 @@ pub struct Finished {
     /// Where the time went.
     #[prost(message, optional, tag = "11")]
     pub timings: ::core::option::Option<Timings>,
+    /// It had a worker of its own.
+    #[prost(bool, tag = "12")]
+    pub isolated: bool,
 }
 /// Milliseconds.
 #[allow(clippy::all)]
@@ -397,7 +403,7 @@ pub struct Timings {
     /// Choosing a node and shaking hands with it.
     #[prost(uint64, tag = "2")]
     pub route: u64,
-    /// Loading the model, if that was needed.
+    /// From the end of the wait to the start of the work: loading the model, if that was needed, and taking the prompt in.
     #[prost(uint64, tag = "3")]
     pub load: u64,
     /// Reading the prompt.
@@ -1188,6 +1194,9 @@ pub struct Worker {
     /// How far its load is, in words; absent once it is loaded.
     #[prost(string, optional, tag = "11")]
     pub loading: ::core::option::Option<::prost::alloc::string::String>,
+    /// It works for one job alone and ends with it.
+    #[prost(bool, tag = "12")]
+    pub isolated: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

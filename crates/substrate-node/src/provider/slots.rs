@@ -31,15 +31,13 @@ impl Provider {
             work.enter(step.now, WorkPhase::Ready);
             work.heard = step.now;
             let (identity, entry) = (work.identity, work.terms.entry);
+            // A job with a worker of its own has no use for the one that others share.
+            let shares = !work.terms.isolated;
             self.queue.remove(identity, &attempt);
             self.stirred = true;
             step.order(Action::ReplyReady { attempt });
-            if step
-                .world
-                .models
-                .get(&entry)
-                .is_some_and(|model| !model.loaded)
-            {
+            let model = step.world.models.get(&entry);
+            if shares && model.is_some_and(|model| !model.loaded) {
                 step.order(Action::Load { entry });
             }
         }

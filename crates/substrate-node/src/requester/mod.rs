@@ -273,7 +273,9 @@ impl Requester {
                 );
             }
         }
-        if why.holds_for_all_jobs() {
+        // A worker that fails here says something about its model; the others have workers of their own.
+        let here = attempt.peer == step.world.own() && why == Refusal::WorkerFailed;
+        if why.holds_for_all_jobs() && !here {
             step.world.conducts.decline(step.now, attempt.peer, retry);
         }
         self.close(step, attempt.job, CloseReason::Refused);
@@ -299,7 +301,11 @@ impl Requester {
 
     pub fn on_misbehaved(&mut self, step: &mut Step<'_>, attempt: AttemptId) {
         if self.live(&attempt).is_some() {
-            step.world.conducts.misbehave(step.now, attempt.peer);
+            // This machine does not shun itself: whatever broke the protocol came from one of its workers.
+            match attempt.peer == step.world.own() {
+                true => step.world.conducts.strike(step.now, attempt.peer),
+                false => step.world.conducts.misbehave(step.now, attempt.peer),
+            }
             self.move_on(
                 step,
                 attempt,

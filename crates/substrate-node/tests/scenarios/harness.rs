@@ -46,7 +46,7 @@ impl Table {
             session: SessionNonce::from_bytes([1; 16]),
             slots,
             walls: vec![WallTier::Basic],
-            isolated: false,
+            isolated: true,
             own_list: OWN_LIST,
         };
         let mut table = Self {
@@ -218,6 +218,7 @@ impl Table {
                 Some(("deadline", ms)) => terms.deadline_ms = ms.parse().expect("milliseconds"),
                 Some(("entry", name)) => terms.entry = entry(name),
                 Some(("wall", "process")) => terms.wall = WallTier::Process,
+                None if *option == "isolated" => terms.isolated = true,
                 _ => panic!("cannot read option {option:?}"),
             }
         }
@@ -338,8 +339,13 @@ impl Table {
                     at(attempt)
                 )
             }
-            Action::Run { attempt, entry, .. } => {
-                format!("run {} {}", at(attempt), entry_name(entry))
+            Action::Run {
+                attempt,
+                entry,
+                isolated,
+            } => {
+                let alone = if *isolated { " alone" } else { "" };
+                format!("run {} {}{alone}", at(attempt), entry_name(entry))
             }
             Action::PauseWork { attempt } => format!("pause {}", at(attempt)),
             Action::ResumeWork { attempt } => format!("go on {}", at(attempt)),
@@ -498,6 +504,7 @@ pub fn want(scope: &str, options: &[&str]) -> Want {
             None if *option == "elsewhere" => want.placement = Placement::Elsewhere,
             None if *option == "patient" => want.patient = true,
             None if *option == "tee" => want.wall = WallTier::Tee,
+            None if *option == "isolated" => want.isolated = true,
             Some(("at", name)) => want.placement = Placement::Node(node(name)),
             Some(("entry", name)) => want.entries = vec![entry(name)],
             Some(("deadline", ms)) => want.deadline_ms = ms.parse().expect("milliseconds"),

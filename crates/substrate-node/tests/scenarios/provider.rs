@@ -44,6 +44,24 @@ fn a_model_that_is_not_loaded_is_loaded_while_the_input_travels() {
 }
 
 #[test]
+fn nothing_is_loaded_ahead_for_a_job_that_wants_a_worker_of_its_own() {
+    check(
+        "own m cold
+        lend commons 2
+        offer S j1#1 commons isolated
+        from S j1#1 input",
+        expect![[r#"
+            own m cold
+            lend commons 2
+            offer S j1#1 commons isolated
+                reply S j1#1: ready
+            from S j1#1 input
+                run S j1#1 m alone
+        "#]],
+    );
+}
+
+#[test]
 fn lending_off_means_no_job_of_others_and_all_of_ones_own() {
     check(
         "own m

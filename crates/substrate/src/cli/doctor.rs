@@ -212,7 +212,28 @@ fn machine() -> Vec<Finding> {
         layer("landlock", &report.landlock),
         layer("seccomp", &report.seccomp),
         layer("whole wall", &report.whole),
+        swap(),
     ]
+}
+
+/// Whether what is in memory can end up on a disk.
+fn swap() -> Finding {
+    let places = crate::hardware::swap::in_the_clear();
+    let named: Vec<String> = places
+        .iter()
+        .map(|place| place.display().to_string())
+        .collect();
+    match named.as_slice() {
+        [] => Finding::good("swap", "none that keeps anything in the clear"),
+        named => Finding::note(
+            "swap",
+            format!(
+                "{} is not known to be encrypted: prompts may stay on it",
+                named.join(", ")
+            ),
+            "encrypt it (crypttab's `swap` with a random key), swap to zram, or turn it off: swapoff -a",
+        ),
+    }
 }
 
 fn layer(what: &'static str, state: &LayerState) -> Finding {

@@ -41,6 +41,10 @@ pub struct Embed {
     #[arg(long)]
     scope: Option<Scope>,
 
+    /// A fresh worker that does nothing else and is destroyed afterwards; costs a load of the model
+    #[arg(long)]
+    isolated: bool,
+
     /// Consent that strangers' machines read texts for this model; remembered
     #[arg(long)]
     consent: bool,
@@ -67,6 +71,7 @@ impl Embed {
                 truncate,
             })),
             scope: scope_code(self.scope),
+            isolated: self.isolated,
             ..Default::default()
         };
         let mut events = client.run(request).await.map_err(refused)?.into_inner();

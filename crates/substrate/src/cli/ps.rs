@@ -34,6 +34,7 @@ impl Ps {
                 worker.context.to_string(),
                 match worker.loading {
                     Some(stage) => stage,
+                    None if worker.isolated => "its one job ends".to_owned(),
                     None => until(worker.busy, worker.expires_ms, now),
                 },
             ]);
@@ -69,6 +70,7 @@ fn as_json(worker: &v1::Worker) -> Value {
         "pid": worker.pid,
         "wall": words::wall(worker.wall),
         "busy": worker.busy,
+        "isolated": worker.isolated,
         "expires_ms": worker.expires_ms,
         "arch": worker.arch,
         "quant": worker.quant,

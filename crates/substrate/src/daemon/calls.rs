@@ -115,7 +115,7 @@ impl Life {
             scope,
             placement: placement(ask.placement),
             wall,
-            isolated: false,
+            isolated: ask.isolated,
             kind: kind_of(&ask.input),
             n_in_estimate: n_in(input.len() - seen, images.len()),
             max_tokens,

@@ -95,6 +95,7 @@ mod tests {
             scope: None,
             placement: Placement::Any,
             wall: None,
+            isolated: false,
             deadline_ms: 1,
             client: Client::Owner,
             patient: false,

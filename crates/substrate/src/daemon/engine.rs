@@ -4,25 +4,26 @@
 //! breaks the pipe's protocol, and any end of the pipe, fails every sequence at once and kills the process.
 //! Absent by design: prompt text. Inputs pass through as bytes that are parsed only inside the wall.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use substrate_sandbox::launch::Worker;
 use substrate_sandbox::wire::{self, Failure, FromWorker, ModelFacts, Prepare, ToWorker};
-
-/// Takes bytes of the pipe apart.
-type Decoder = wire::Decoder<FromWorker>;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use zeroize::Zeroize;
 
-/// Frames of one sequence that may wait for its reader: those granted, and the ones that need no grant (`Prepared`,
-/// `Finished` or `Failed`). When the reader stops, the grants do, and so does the sampler.
-const SEQUENCE_DEPTH: usize = wire::INITIAL_GRANT as usize + 2;
+mod claims;
+mod readers;
+
+use readers::{Readers, SEQUENCE_DEPTH, is_granted, is_last};
+
+/// Takes bytes of the pipe apart.
+type Decoder = wire::Decoder<FromWorker>;
 
 /// Frames taken before as many are granted again: few messages, and the sampler never waits for one.
 const GRANT_EVERY: u32 = wire::INITIAL_GRANT / 2;
@@ -30,11 +31,15 @@ const GRANT_EVERY: u32 = wire::INITIAL_GRANT / 2;
 /// Messages that may wait to be written to a worker.
 const OUTBOX_DEPTH: usize = 64;
 
-/// How long a worker may take to load a model: a 70B model from a slow disk, with room.
-const LOAD_DEADLINE: Duration = Duration::from_secs(300);
-
 /// How long a worker may take to tokenize a prompt of the largest allowed size.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a worker may leave a message in the pipe. A thread of an honest one reads at all times, whatever it computes; on a
+/// machine with far too much to do that thread waits some seconds for its turn.
+const TELL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether a worker owes an answer.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Times a worker says that it is sealed.
 const SEALS: u32 = 2;
@@ -50,7 +55,7 @@ pub enum WorkError {
     Failed {
         /// Its class.
         why: Failure,
-        /// The worker's words, bounded by the frame's limit.
+        /// The worker's words, cut short. They may hold what it was asked, whatever it should say: nothing logs them.
         detail: String,
     },
     /// The process is gone or broke the pipe's protocol.
@@ -67,20 +72,6 @@ pub enum WorkError {
         /// The limit.
         seconds: u64,
     },
-}
-
-/// Frames in a row about sequences that have ended here. Each of a worker's sequences may have been granted some before it was
-/// given up, and that is a few thousand in all; whoever sends more floods.
-const MOST_STRAYS: u32 = 10_000;
-
-/// Which sequence a reader gets frames of.
-#[derive(Default)]
-struct Readers {
-    open: BTreeMap<u64, mpsc::Sender<FromWorker>>,
-    /// Sequences opened so far.
-    opened: u64,
-    /// Frames since the last that somebody read.
-    strays: u32,
 }
 
 type Routes = Arc<Mutex<Readers>>;
@@ -205,8 +196,8 @@ impl Engine {
             .map_err(|_| silent("read the prompt", PREPARE_DEADLINE))??;
         match first {
             FromWorker::Prepared { n_in, .. } => Ok((n_in, sequence)),
-            FromWorker::Failed { why, detail, .. } => Err(WorkError::Failed { why, detail }),
-            _ => Err(self.broke_protocol("an answer to Prepare that is none")),
+            FromWorker::Failed { why, detail, .. } => Err(failed(why, &detail)),
+            _ => Err(self.condemn("an answer to Prepare that is none")),
         }
     }
 
@@ -222,7 +213,12 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::prepare`].
-    pub async fn bench(&self, prefill: u32, decode: u32) -> Result<(u64, u64), WorkError> {
+    pub async fn bench(
+        &self,
+        prefill: u32,
+        decode: u32,
+        deadline: Duration,
+    ) -> Result<(u64, u64), WorkError> {
         let mut sequence = self.open();
         self.tell(ToWorker::Bench {
             seq: sequence.seq,
@@ -230,15 +226,15 @@ impl Engine {
             decode,
         })
         .await?;
-        let answer = timeout(LOAD_DEADLINE, sequence.next())
+        let answer = timeout(deadline, sequence.next())
             .await
-            .map_err(|_| silent("measure itself", LOAD_DEADLINE))??;
+            .map_err(|_| silent("measure itself", deadline))??;
         match answer {
             FromWorker::Benched {
                 prefill, decode, ..
-            } => Ok((prefill, decode)),
-            FromWorker::Failed { why, detail, .. } => Err(WorkError::Failed { why, detail }),
-            _ => Err(self.broke_protocol("an answer to Bench that is none")),
+            } => Ok((claims::rate(prefill), claims::rate(decode))),
+            FromWorker::Failed { why, .. } => Err(failed(why, "the engine could not be measured")),
+            _ => Err(self.condemn("an answer to Bench that is none")),
         }
     }
 
@@ -255,11 +251,10 @@ impl Engine {
     }
 
     async fn tell(&self, message: ToWorker) -> Result<(), WorkError> {
-        self.shared
-            .outbox
-            .send(message)
-            .await
-            .map_err(|_| self.crashed())
+        match timeout(TELL_DEADLINE, self.shared.outbox.send(message)).await {
+            Ok(sent) => sent.map_err(|_| self.crashed()),
+            Err(_) => Err(self.condemn("it does not read its pipe")),
+        }
     }
 
     fn crashed(&self) -> WorkError {
@@ -272,11 +267,20 @@ impl Engine {
         WorkError::Crashed { how }
     }
 
-    fn broke_protocol(&self, how: &str) -> WorkError {
-        self.shared._process.kill();
+    /// Kills a worker that did what no honest one does. All its sequences fail.
+    pub fn condemn(&self, how: &str) -> WorkError {
+        tracing::warn!(pid = self.pid(), %how, "worker killed");
+        self.kill();
         WorkError::Crashed {
             how: how.to_owned(),
         }
+    }
+}
+
+impl Drop for Shared {
+    /// A worker that is in order leaves when its pipe closes. Nobody waits to see whether this one is.
+    fn drop(&mut self) {
+        self._process.kill();
     }
 }
 
@@ -323,35 +327,37 @@ impl Sequence {
         self.engine.tell(ToWorker::Resume { seq: self.seq }).await
     }
 
-    /// The next frame of this sequence.
+    /// The next frame of this sequence. Safe to drop and call again.
     ///
     /// # Errors
     /// The worker's death.
     pub async fn next(&mut self) -> Result<FromWorker, WorkError> {
+        if self.taken >= GRANT_EVERY {
+            let (seq, frames) = (self.seq, self.taken);
+            self.engine.tell(ToWorker::Grant { seq, frames }).await?;
+            self.taken = 0;
+        }
         let Some(frame) = self.frames.recv().await else {
             self.ended = true;
             return Err(WorkError::Crashed {
                 how: self.engine.gone().await,
             });
         };
-        self.ended |= matches!(
-            frame,
-            FromWorker::Finished(_) | FromWorker::Failed { .. } | FromWorker::Benched { .. }
-        );
+        self.ended |= is_last(&frame);
         self.taken += u32::from(is_granted(&frame));
-        if self.taken >= GRANT_EVERY && !self.ended {
-            let (seq, frames) = (self.seq, self.taken);
-            self.engine.tell(ToWorker::Grant { seq, frames }).await?;
-            self.taken = 0;
-        }
         Ok(frame)
+    }
+
+    /// Kills the worker: what it said about this sequence, no honest one says.
+    pub fn condemn(&self, how: &str) -> WorkError {
+        self.engine.condemn(how)
     }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        lock(&self.engine.shared.routes).open.remove(&self.seq);
-        if self.ended {
+        let open = lock(&self.engine.shared.routes).give_up(self.seq, Instant::now());
+        if self.ended || !open {
             return;
         }
         let engine = self.engine.clone();
@@ -429,10 +435,8 @@ async fn await_loaded(
                 seals += 1;
                 tracing::debug!(stage, landlock, seccomp, "worker sealed");
             }
-            Ok(FromWorker::Loaded(facts)) => return Ok(facts),
-            Ok(FromWorker::Failed { why, detail, .. }) => {
-                return Err(WorkError::Failed { why, detail });
-            }
+            Ok(FromWorker::Loaded(facts)) => return Ok(claims::facts(facts)),
+            Ok(FromWorker::Failed { why, detail, .. }) => return Err(failed(why, &detail)),
             Ok(_) => {
                 return Err(WorkError::Crashed {
                     how: "a frame out of turn".to_owned(),
@@ -447,28 +451,45 @@ async fn await_loaded(
     }
 }
 
+/// A pipe that is read until a moment, however its bytes come.
+struct Hurried {
+    pipe: std::os::unix::net::UnixStream,
+    until: Instant,
+}
+
+impl std::io::Read for Hurried {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.pipe.set_read_timeout(Some(left))?;
+        self.pipe.read(buffer)
+    }
+}
+
 /// Has a fresh worker read a model file's header, behind the same wall. Blocks.
 ///
 /// # Errors
 /// As [`Engine::load`].
-pub fn inspect(mut worker: Worker) -> Result<ModelFacts, WorkError> {
+pub fn inspect(mut worker: Worker, deadline: Duration) -> Result<ModelFacts, WorkError> {
     let crashed = |error: &dyn std::fmt::Display| WorkError::Crashed {
         how: error.to_string(),
     };
     let mut pipe = worker
         .take_pipe()
         .ok_or_else(|| crashed(&"its pipe was taken"))?;
-    pipe.set_read_timeout(Some(LOAD_DEADLINE))
-        .map_err(|error| crashed(&error))?;
     wire::write(&mut pipe, &ToWorker::Inspect).map_err(|error| crashed(&error))?;
+    let mut pipe = Hurried {
+        pipe,
+        until: Instant::now() + deadline,
+    };
     let mut seals = 0;
     loop {
         match wire::read(&mut pipe).map_err(|error| crashed(&error))? {
             Some(FromWorker::Sealed { .. }) if seals < SEALS => seals += 1,
-            Some(FromWorker::Inspected(facts)) => return Ok(facts),
-            Some(FromWorker::Failed { why, detail, .. }) => {
-                return Err(WorkError::Failed { why, detail });
-            }
+            Some(FromWorker::Inspected(facts)) => return Ok(claims::facts(facts)),
+            Some(FromWorker::Failed { why, detail, .. }) => return Err(failed(why, &detail)),
             Some(_) => return Err(crashed(&"a frame out of turn")),
             None => return Err(crashed(&"its pipe closed")),
         }
@@ -479,15 +500,22 @@ async fn send(write: &mut OwnedWriteHalf, message: &ToWorker) -> Result<(), Work
     let crashed = |error: std::io::Error| WorkError::Crashed {
         how: error.to_string(),
     };
-    let bytes = wire::encode(message).map_err(|error| WorkError::Crashed {
+    let mut bytes = wire::encode(message).map_err(|error| WorkError::Crashed {
         how: error.to_string(),
     })?;
-    write.write_all(&bytes).await.map_err(crashed)
+    let written = write.write_all(&bytes).await.map_err(crashed);
+    bytes.zeroize();
+    written
 }
 
 async fn write_all(mut write: OwnedWriteHalf, mut inbox: mpsc::Receiver<ToWorker>) {
-    while let Some(message) = inbox.recv().await {
-        if send(&mut write, &message).await.is_err() {
+    while let Some(mut message) = inbox.recv().await {
+        let sent = send(&mut write, &message).await;
+        if let ToWorker::Prepare(job) = &mut message {
+            job.input.zeroize();
+            job.resume.zeroize();
+        }
+        if sent.is_err() {
             return;
         }
     }
@@ -502,84 +530,29 @@ async fn read_all(
     process: Arc<Process>,
     tell_gone: watch::Sender<Option<String>>,
 ) {
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let why = loop {
-        match next_frame(&mut read, &mut decoder).await {
-            Ok(frame) => {
-                if let Err(why) = lock(&routes).route(frame) {
+        tokio::select! {
+            frame = next_frame(&mut read, &mut decoder) => {
+                if let Err(why) = frame.and_then(|frame| lock(&routes).route(frame)) {
                     break why;
                 }
             }
-            Err(why) => break why,
+            _ = look.tick() => {
+                if lock(&routes).is_overdue(Instant::now()) {
+                    break "it does not answer".to_owned();
+                }
+            }
         }
     };
     let how = format!("{why}; {}", process.end());
     tracing::info!(%how, "worker gone");
     tell_gone.send_replace(Some(how));
-    lock(&routes).open.clear();
+    lock(&routes).close();
 }
 
-impl Readers {
-    /// A sequence with its reader. The first is 1.
-    fn open(&mut self, reader: mpsc::Sender<FromWorker>) -> u64 {
-        self.opened += 1;
-        self.open.insert(self.opened, reader);
-        self.opened
-    }
-
-    /// Hands a frame to its reader, or says how it breaks the protocol.
-    fn route(&mut self, frame: FromWorker) -> Result<(), String> {
-        let Some(seq) = seq_of(&frame) else {
-            return Err(match frame {
-                FromWorker::Failed { detail, .. } => detail,
-                _ => "a frame out of turn".to_owned(),
-            });
-        };
-        if seq == 0 || seq > self.opened {
-            return Err("a frame of a sequence that nobody opened".to_owned());
-        }
-        let Some(reader) = self.open.get(&seq) else {
-            // Its reader went away, and has cancelled it already.
-            self.strays += 1;
-            return match self.strays > MOST_STRAYS {
-                true => Err("too many frames of sequences that ended".to_owned()),
-                false => Ok(()),
-            };
-        };
-        self.strays = 0;
-        match reader.try_send(frame) {
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                Err("it sent more than it was granted".to_owned())
-            }
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        }
-    }
-}
-
-/// Whether a frame counts against what was granted.
-fn is_granted(frame: &FromWorker) -> bool {
-    matches!(
-        frame,
-        FromWorker::Prefilled { .. } | FromWorker::Tokens { .. } | FromWorker::Row { .. }
-    )
-}
-
-/// The sequence a frame is about; `None` if it is about the worker.
-fn seq_of(frame: &FromWorker) -> Option<u64> {
-    match frame {
-        FromWorker::Prepared { seq, .. }
-        | FromWorker::Prefilled { seq, .. }
-        | FromWorker::Tokens { seq, .. }
-        | FromWorker::Row { seq, .. }
-        | FromWorker::Tokenized { seq, .. }
-        | FromWorker::Detokenized { seq, .. }
-        | FromWorker::Rendered { seq, .. }
-        | FromWorker::Benched { seq, .. } => Some(*seq),
-        FromWorker::Finished(done) => Some(done.seq),
-        FromWorker::Failed { seq, .. } => *seq,
-        FromWorker::Sealed { .. } | FromWorker::Loaded(_) | FromWorker::Inspected(_) => None,
-    }
-}
-
+/// The next frame. Safe to drop and call again.
 async fn next_frame(read: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<FromWorker, String> {
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -594,6 +567,11 @@ async fn next_frame(read: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<F
     }
 }
 
+fn failed(why: Failure, detail: &str) -> WorkError {
+    let detail = claims::reason(detail);
+    WorkError::Failed { why, detail }
+}
+
 fn silent(what: &'static str, limit: Duration) -> WorkError {
     WorkError::Silent {
         what,
@@ -606,63 +584,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefilled(seq: u64) -> FromWorker {
-        FromWorker::Prefilled { seq, n: 1 }
-    }
-
-    #[test]
-    fn a_worker_is_heard_about_open_sequences_only() {
-        let mut readers = Readers::default();
-        let (sender, mut frames) = mpsc::channel(2);
-        let seq = readers.open(sender);
-        readers.route(prefilled(seq)).expect("it is open");
-        assert!(matches!(
-            frames.try_recv(),
-            Ok(FromWorker::Prefilled { .. })
-        ));
-        for other in [0, seq + 1, u64::MAX] {
-            let told = readers
-                .route(prefilled(other))
-                .expect_err("nobody opened it");
-            assert_eq!(told, "a frame of a sequence that nobody opened");
-        }
-    }
-
-    #[test]
-    fn frames_beyond_the_grant_and_floods_of_strays_break_the_protocol() {
-        let mut readers = Readers::default();
-        let (sender, frames) = mpsc::channel(2);
-        let seq = readers.open(sender);
-        readers.route(prefilled(seq)).expect("granted");
-        readers.route(prefilled(seq)).expect("granted");
-        let told = readers
-            .route(prefilled(seq))
-            .expect_err("the reader is full");
-        assert_eq!(told, "it sent more than it was granted");
-        drop(frames);
-        readers.open.remove(&seq);
-        for _ in 0..MOST_STRAYS {
-            readers
-                .route(prefilled(seq))
-                .expect("it may have been granted");
-        }
-        assert!(readers.route(prefilled(seq)).is_err());
-    }
-
-    #[test]
-    fn what_is_about_the_worker_is_said_before_it_is_asked_for_anything_or_not_at_all() {
-        let again = FromWorker::Sealed {
-            stage: 2,
-            landlock: 2,
-            seccomp: true,
-        };
-        let told = Readers::default().route(again).expect_err("out of turn");
-        assert_eq!(told, "a frame out of turn");
-    }
 }

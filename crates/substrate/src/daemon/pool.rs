@@ -22,6 +22,7 @@ use crate::models::fit::Estimate;
 use crate::models::import::{Inspect, InspectError, ModelFacts};
 use crate::models::parts::Parts;
 
+mod alone;
 mod loading;
 mod measuring;
 mod room;
@@ -133,6 +134,8 @@ pub struct Pool {
     settings: Arc<WorkerSettings>,
     blobs: Blobs,
     models: Arc<Mutex<BTreeMap<Parts, Arc<Slot>>>>,
+    /// Workers of one job each.
+    alone: alone::Alone,
     /// The models that have a name here, and the name.
     known: Arc<Mutex<BTreeMap<Parts, String>>>,
     /// Contexts that models made from others want, the longest of each.
@@ -172,6 +175,8 @@ struct Seen {
     /// What it was reckoned to take when it was loaded.
     estimate: Option<Estimate>,
     loading: Option<Loading>,
+    /// It is one job's own.
+    alone: bool,
 }
 
 impl Seen {
@@ -190,6 +195,8 @@ pub struct Loading {
     pub stage: Stage,
     /// When it began.
     pub since: Instant,
+    /// It is for one job alone.
+    pub alone: bool,
 }
 
 /// How far a load is.
@@ -227,6 +234,8 @@ pub struct Loaded {
     pub busy: u32,
     /// Unix milliseconds; `None` = never.
     pub expires_ms: Option<u64>,
+    /// It works for one job alone and ends with it.
+    pub alone: bool,
 }
 
 /// Keeps a worker loaded while a job uses it.
@@ -236,6 +245,8 @@ pub struct Lease {
     slot: Arc<Slot>,
     released: Arc<tokio::sync::Notify>,
     _stake: taken::Stake,
+    /// Ends the worker, if it is this job's own.
+    end: Option<alone::End>,
 }
 
 impl Pool {
@@ -250,6 +261,7 @@ impl Pool {
             settings: Arc::new(settings),
             blobs,
             models: Arc::default(),
+            alone: alone::Alone::default(),
             known: Arc::default(),
             wished: Arc::default(),
             inspected: Arc::default(),
@@ -295,7 +307,7 @@ impl Pool {
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(parts, slot).await?;
+                let engine = self.load(parts, slot, self.settings.slots).await?;
                 *held = Some(engine.clone());
                 engine
             }
@@ -311,6 +323,7 @@ impl Pool {
             slot: slot.clone(),
             released: self.released.clone(),
             _stake: stake,
+            end: None,
         })
     }
 
@@ -349,12 +362,11 @@ impl Pool {
 
     /// The loads under way.
     pub fn loading(&self) -> Vec<(Parts, Loading)> {
-        let models = lock(&self.models).clone();
         let loading = |(parts, slot): (Parts, Arc<Slot>)| {
             let loading = lock(&slot.seen).loading?;
             Some((parts, loading))
         };
-        models.into_iter().filter_map(loading).collect()
+        self.slots().into_iter().filter_map(loading).collect()
     }
 
     /// The context a worker of this model is given: the owner's choice, or the default and more if a model made from
@@ -466,14 +478,21 @@ impl Pool {
             *slot.engine.lock().await = None;
             lock(&slot.seen).forget();
         }
+        self.alone.clear();
+    }
+
+    /// Every place that has or gets a worker: the shared ones, then those of one job each.
+    fn slots(&self) -> Vec<(Parts, Arc<Slot>)> {
+        let models = lock(&self.models).clone();
+        models.into_iter().chain(self.alone.slots()).collect()
     }
 
     /// The workers alive now.
     pub fn loaded(&self) -> Vec<Loaded> {
-        let models = lock(&self.models).clone();
-        models
-            .iter()
-            .filter_map(|(parts, slot)| slot.listed(*parts, self.settings.keep_alive))
+        let stay = self.settings.keep_alive;
+        let slots = self.slots().into_iter();
+        slots
+            .filter_map(|(parts, slot)| slot.listed(parts, stay))
             .collect()
     }
 }
@@ -510,13 +529,16 @@ impl Slot {
             parts,
             engine,
             busy: seen.busy,
-            expires_ms,
+            expires_ms: expires_ms.filter(|_| !seen.alone),
+            alone: seen.alone,
         })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // Before anybody is told that there is room.
+        drop(self.end.take());
         let mut seen = lock(&self.slot.seen);
         seen.busy -= 1;
         seen.last_used = Some(Instant::now());
@@ -543,7 +565,7 @@ impl Inspect for WalledInspector {
             .map_err(|error| InspectError::Unavailable(error.to_string()))?;
         let worker =
             Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;
-        match engine::inspect(worker) {
+        match engine::inspect(worker, self.pool.settings.load_timeout) {
             Ok(facts) => Ok(ModelFacts {
                 arch: facts.arch,
                 quant: facts.quant,

@@ -277,7 +277,7 @@ fn node(context: &Context, session: SessionNonce, settings: &Config) -> Node {
         session,
         slots: context.pool.settings().slots,
         walls: vec![context.pool.wall()],
-        isolated: false,
+        isolated: true,
         own_list: usize::try_from(settings.api.max_queue).unwrap_or(OWN_LIST),
     };
     Node::new(config, u64::from_be_bytes(draw()))

@@ -73,6 +73,7 @@ pub fn ask_in(request: v1::RunRequest) -> Result<Ask, Status> {
         scope: scope_in(request.scope)?,
         placement,
         wall: wall_in(request.wall)?,
+        isolated: request.isolated,
         deadline_ms: if request.deadline_ms == 0 {
             DEFAULT_DEADLINE_MS
         } else {
@@ -321,6 +322,7 @@ fn finished_out(summary: &Summary) -> v1::Finished {
         route: route_out(summary.route).into(),
         scope: scope_out(summary.scope).into(),
         wall: wall_out(summary.wall).into(),
+        isolated: summary.isolated,
         attempts: summary.attempts,
         receipt: summary.receipt.map(|id| id.as_bytes().to_vec()),
         model_sha256: summary.model_sha256.as_bytes().to_vec(),
@@ -393,6 +395,7 @@ pub fn worker_out(worker: WorkerView) -> v1::Worker {
         arch: worker.arch,
         quant: worker.quant,
         loading: worker.loading.map(str::to_owned),
+        isolated: worker.isolated,
     }
 }
 

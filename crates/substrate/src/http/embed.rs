@@ -49,6 +49,7 @@ pub(super) async fn embed(
         scope: Some(caller.scope),
         placement: Placement::Any,
         wall: None,
+        isolated: caller.isolated,
         deadline_ms: DEADLINE_MS,
         client: caller.client.clone(),
         patient: caller.patient,

@@ -28,6 +28,9 @@ use crate::door::Client;
 /// Narrows a request's scope, or chooses it up to the key's; answered with the signed scope.
 pub(super) const SCOPE: HeaderName = HeaderName::from_static("x-substrate-scope");
 
+/// `true` gives each job of the request a fresh worker that does nothing else and is destroyed afterwards.
+pub(super) const ISOLATED: HeaderName = HeaderName::from_static("x-substrate-isolated");
+
 /// Where Anthropic's clients show their key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -37,6 +40,8 @@ pub(super) struct Caller {
     pub(super) client: Client,
     /// The scope of its jobs: its default, or what the request's header chose.
     pub(super) scope: Scope,
+    /// Its jobs want workers of their own.
+    pub(super) isolated: bool,
     pub(super) admin: bool,
     /// Nobody waits for the words: a line of a batch.
     pub(super) patient: bool,
@@ -167,7 +172,7 @@ fn preflight(asked: &HeaderMap) -> Response {
     );
     let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let allowed = wanted.unwrap_or(HeaderValue::from_static(
-        "authorization, content-type, x-api-key, anthropic-version, x-substrate-scope",
+        "authorization, content-type, x-api-key, anthropic-version, x-substrate-scope, x-substrate-isolated",
     ));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     headers.insert(
@@ -194,6 +199,18 @@ fn identify(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
         }
         caller.scope = scope;
     }
+    if let Some(asked) = request.headers().get(ISOLATED) {
+        caller.isolated = match asked.as_bytes() {
+            b"true" => true,
+            b"false" => false,
+            _ => {
+                return Err(Refusal::invalid(
+                    ISOLATED.as_str(),
+                    "x-substrate-isolated must be true or false",
+                ));
+            }
+        };
+    }
     Ok(caller)
 }
 
@@ -212,6 +229,7 @@ fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
             client: Client::Key(name),
             scope,
             admin,
+            isolated: false,
             patient: false,
             seat: seat.map(Arc::new),
         }),
@@ -232,6 +250,7 @@ fn admit(app: &Shared, request: &Request) -> Result<Caller, Refusal> {
             client: Client::Anonymous,
             scope: app.policy.keyless,
             admin: false,
+            isolated: false,
             patient: false,
             seat: None,
         }),

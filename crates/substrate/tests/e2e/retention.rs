@@ -6,8 +6,8 @@
 //! (`log.prompts` knows only `never`).
 
 use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -30,6 +30,7 @@ const LONG: u32 = 400;
 #[test]
 fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
     let scratch = Scratch::new("retention")?;
+    std::fs::write(scratch.path().join(BEGAN), "")?;
     let mut trio = Trio::start_with(
         &test_bin(),
         scratch.path(),
@@ -65,7 +66,10 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
             guest.name
         );
     }
+    nothing_is_left_outside_the_home(&trio)?;
     the_search_finds_what_a_provider_holds(&trio)?;
+    its_own_user_cannot_look_into_a_provider(&trio)?;
+    what_freed_memory_still_holds_is_bounded(&trio)?;
     no_core_is_left_of_a_provider_that_aborts(&mut trio)
 }
 
@@ -90,6 +94,108 @@ fn the_search_finds_what_a_provider_holds(trio: &Trio) -> Result<()> {
     );
     std::fs::remove_file(image)?;
     asked.join().expect("the client does not panic")?;
+    Ok(())
+}
+
+/// Folders for what is temporary, which any program may have been told to use.
+const TEMPORARY: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// A file as old as the test.
+const BEGAN: &str = "began";
+
+/// Of all files there that the provider's user has written since the test began, only the control's holds the marker.
+fn nothing_is_left_outside_the_home(trio: &Trio) -> Result<()> {
+    let scratch = trio.b.home.parent().context("a parent")?;
+    let owner = std::fs::metadata(&trio.b.home)?.uid();
+    let control = scratch.join("control-of-temporary-files");
+    std::fs::write(&control, MARKER)?;
+    chown(&control, Some(owner), None)?;
+    let folders = TEMPORARY.iter().filter(|folder| Path::new(folder).is_dir());
+    let listed = Command::new("find")
+        .args(folders)
+        .args(["-xdev", "-type", "f", "-user", &owner.to_string(), "-newer"])
+        .arg(scratch.join(BEGAN))
+        .output()?;
+    // What other programs remove meanwhile makes `find` fail, and is not ours; nor is the folder of another test.
+    let listed = String::from_utf8(listed.stdout)?;
+    let is_ours =
+        |file: &&Path| file.starts_with(scratch) || !file.to_string_lossy().contains("/substrate-");
+    let files = listed.lines().map(Path::new).filter(is_ours);
+    let found: Vec<&Path> = files.filter(|file| holds(file).unwrap_or(false)).collect();
+    assert_eq!(found, [control.as_path()]);
+    std::fs::remove_file(control)?;
+    Ok(())
+}
+
+/// What `gcore` and every debugger need first: the map of another process and its memory. The kernel keeps both from the daemon's
+/// own user, as the daemon is not dumpable; the control is a program of the same user that is.
+fn its_own_user_cannot_look_into_a_provider(trio: &Trio) -> Result<()> {
+    let owner = std::fs::metadata(&trio.b.home)?.uid();
+    let look = |pid: u32, what: &str| -> Result<bool> {
+        let mut program = Command::new("dd");
+        let from = format!("if=/proc/{pid}/{what}");
+        program.args([&from, "of=/dev/null", "bs=1", "count=0"]);
+        if is_root() {
+            program.uid(owner).gid(owner);
+        }
+        Ok(program.output()?.status.success())
+    };
+    let mut control = Command::new("sleep");
+    if is_root() {
+        control.uid(owner).gid(owner);
+    }
+    let mut control = control.arg("600").spawn()?;
+    let [map, memory] = ["maps", "mem"].map(|what| look(control.id(), what));
+    control.kill()?;
+    control.wait()?;
+    assert!(map?, "the map of an ordinary program can be read");
+    println!(
+        "the memory of an ordinary program can be opened: {}",
+        memory?
+    );
+    let asked = ask(trio, JOBS.1 + 2, LONG);
+    let (node, worker) = busy_worker(trio)?;
+    let daemon = trio.guest(&node)?.pid().context("it runs")?;
+    for pid in [daemon, worker] {
+        for what in ["maps", "mem"] {
+            assert!(!look(pid, what)?, "/proc/{pid}/{what} can be opened");
+        }
+    }
+    asked.join().expect("the client does not panic")?;
+    Ok(())
+}
+
+/// Copies of the marker that a provider's memory may hold after all its jobs: buffers of the streams that nobody has used again. They
+/// are a few, however many jobs there were.
+const MOST_LEFT: usize = 64;
+
+fn what_freed_memory_still_holds_is_bounded(trio: &Trio) -> Result<()> {
+    if !is_root() {
+        println!("left out: only root may look into a provider's memory");
+        return Ok(());
+    }
+    for guest in [&trio.b, &trio.c] {
+        let workers = guest.json(&["ps"])?;
+        let workers = workers["models"].as_array().into_iter().flatten();
+        let workers = workers.filter_map(|worker| worker["pid"].as_u64());
+        let daemon = guest.pid().context("it runs")?;
+        for (whose, pid) in [("daemon", daemon)]
+            .into_iter()
+            .chain(workers.map(|pid| ("worker", pid as u32)))
+        {
+            let image = guest.home.join("memory");
+            write_memory(pid, &mut std::fs::File::create(&image)?)?;
+            let bytes = std::fs::read(&image)?;
+            std::fs::remove_file(image)?;
+            let copies = bytes.windows(MARKER.len());
+            let copies = copies.filter(|part| *part == MARKER.as_bytes()).count();
+            println!(
+                "node {}: the {whose} holds {copies} copies of the marker after its jobs",
+                guest.name
+            );
+            assert!(copies <= MOST_LEFT, "the {whose} holds {copies} copies");
+        }
+    }
     Ok(())
 }
 

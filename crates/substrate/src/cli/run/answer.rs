@@ -161,8 +161,15 @@ pub fn summary(finished: &v1::Finished) -> String {
     let timings = finished.timings.unwrap_or_default();
     let rate = words::speed(finished.n_out, timings.decode).map(words::rate);
     let before = timings.total.saturating_sub(timings.decode);
+    let alone = match finished.isolated {
+        true => format!(
+            ", a worker of its own (loaded in {})",
+            words::wait(timings.load)
+        ),
+        false => String::new(),
+    };
     format!(
-        "node {} ({}), scope {}, wall {}: {} + {} tokens, {}, begun after {}, {} in all, attempts {}, ended by {}, receipt {}",
+        "node {} ({}), scope {}, wall {}{alone}: {} + {} tokens, {}, begun after {}, {} in all, attempts {}, ended by {}, receipt {}",
         words::short_node(&finished.node),
         words::route(finished.route),
         words::scope(finished.scope),
@@ -248,6 +255,7 @@ pub fn finished_json(finished: &v1::Finished) -> Value {
         "route": words::route(finished.route),
         "scope": words::scope(finished.scope),
         "wall": words::wall(finished.wall),
+        "isolated": finished.isolated,
         "attempts": finished.attempts,
         "receipt": finished.receipt.as_deref().map(words::hex),
         "model_sha256": words::hex(&finished.model_sha256),

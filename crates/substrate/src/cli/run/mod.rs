@@ -73,6 +73,10 @@ pub struct Run {
     #[arg(long, value_name = "TIER", help_heading = "Where it runs")]
     demand_wall: Option<Wall>,
 
+    /// A fresh worker that does nothing else and is destroyed afterwards; costs a load of the model
+    #[arg(long, help_heading = "Where it runs")]
+    isolated: bool,
+
     /// Give up after this long
     #[arg(long, value_parser = plain::span, value_name = "SPAN", help_heading = "Where it runs")]
     deadline: Option<std::time::Duration>,
@@ -264,6 +268,7 @@ impl Run {
             wall: self
                 .demand_wall
                 .map_or(v1::Wall::Unspecified.into(), Wall::code),
+            isolated: self.isolated,
             deadline_ms: deadline,
             ..Default::default()
         };

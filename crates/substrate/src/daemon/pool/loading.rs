@@ -45,14 +45,19 @@ pub struct Fit {
 }
 
 impl Pool {
-    /// Loads a model whose slot the caller holds.
-    pub(super) async fn load(&self, parts: &Parts, slot: &Slot) -> Result<Engine, LoadError> {
+    /// Loads a model whose slot the caller holds, for so many answers at a time.
+    pub(super) async fn load(
+        &self,
+        parts: &Parts,
+        slot: &Slot,
+        slots: u32,
+    ) -> Result<Engine, LoadError> {
         let under_way = UnderWay::begin(slot);
         let _turn = self.turns.lock().await;
         under_way.enter(Stage::Reading);
         let facts = self.inspected(parts).await?;
         under_way.enter(Stage::MakingRoom);
-        let (mut setting, place) = self.make_room(parts, &facts).await?;
+        let (mut setting, place) = self.make_room(parts, &facts, slots).await?;
         under_way.enter(Stage::Loading);
         let mut loaded = self.load_with(parts, &setting, place).await;
         if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
@@ -92,6 +97,11 @@ impl Pool {
         };
         let start = Instant::now();
         let engine = Engine::load(worker, ToWorker::Load(load), self.settings.load_timeout).await?;
+        if setting.context > 0 && engine.facts().n_ctx > setting.context {
+            return Err(engine
+                .condemn("it has more context than it was given")
+                .into());
+        }
         tracing::info!(model = %parts, pid = engine.pid(), ms = start.elapsed().as_millis(), context = setting.context, apart = setting.apart, place = %place.word(), "worker loaded");
         Ok(engine)
     }
@@ -116,7 +126,10 @@ impl Pool {
             return Ok(known.clone());
         }
         let worker = self.launch(parts).await?;
-        let mut facts = blocking(move || engine::inspect(worker)).await?;
+        let mut facts = {
+            let within = self.settings.load_timeout;
+            blocking(move || engine::inspect(worker, within)).await?
+        };
         let size = |part: Option<ContentHash>| part.and_then(|digest| self.blobs.size(&digest));
         let sees = size(parts.projector).unwrap_or(0);
         let more = sees.saturating_mul(PER_BYTE_OF_PROJECTOR);
@@ -148,7 +161,7 @@ impl Pool {
         let own = self.engine_of(parts);
         let own = own.map_or(0, |engine| memory_of(engine.pid()).1);
         free.memory = free.memory.saturating_add(own);
-        let setting = self.roomiest(self.setting(context), &facts, &free);
+        let setting = self.roomiest(self.setting(context, self.settings.slots), &facts, &free);
         let place = fit::place(&facts.shape, facts.n_vocab, &setting, &free);
         Ok(Fit {
             setting,
@@ -162,8 +175,9 @@ impl Pool {
         &self,
         parts: &Parts,
         facts: &ModelFacts,
+        slots: u32,
     ) -> Result<(Setting, Place), LoadError> {
-        let shared = self.setting(self.context_of(parts, facts.n_ctx_train));
+        let shared = self.setting(self.context_of(parts, facts.n_ctx_train), slots);
         let free = self.free_now(&self.residents()).await;
         let mut wanted = self.roomiest(shared, facts, &free);
         loop {
@@ -198,9 +212,8 @@ impl Pool {
         }
     }
 
-    /// How a model of this context is loaded.
-    fn setting(&self, context: u32) -> Setting {
-        let slots = self.settings.slots;
+    /// How a model of this context is loaded for so many answers at a time.
+    fn setting(&self, context: u32, slots: u32) -> Setting {
         Setting {
             context,
             slots,
@@ -232,7 +245,7 @@ impl Pool {
     /// The one smaller setting that may be tried, where the owner left the context to us.
     fn smaller(&self, setting: &Setting) -> Option<Setting> {
         let automatic = self.settings.context.is_none() && setting.context > SMALLER_CONTEXT;
-        automatic.then(|| self.setting(SMALLER_CONTEXT))
+        automatic.then(|| self.setting(SMALLER_CONTEXT, setting.slots))
     }
 
     /// What is free, less what the loaded models were promised of it.
@@ -266,14 +279,13 @@ impl Pool {
     }
 
     fn residents(&self) -> Vec<Resident> {
-        let models = lock(&self.models).clone();
-        let resident = |(parts, slot): (&Parts, &Arc<Slot>)| {
+        let resident = |(parts, slot): (Parts, Arc<Slot>)| {
             let seen = lock(&slot.seen).clone();
             let engine = seen.engine.filter(Engine::is_alive)?;
             let (resident, own) = memory_of(engine.pid());
             let bytes = seen.estimate.map_or(resident, |estimate| estimate.total());
             Some(Resident {
-                parts: *parts,
+                parts,
                 busy: seen.busy,
                 stay: seen.keep_alive.unwrap_or(self.settings.keep_alive),
                 idle: seen.last_used.map_or(Duration::ZERO, |at| at.elapsed()),
@@ -281,7 +293,7 @@ impl Pool {
                 promised: bytes.saturating_sub(own),
             })
         };
-        models.iter().filter_map(resident).collect()
+        self.slots().into_iter().filter_map(resident).collect()
     }
 
     /// Ends an idle worker; one that was taken meanwhile stays.
@@ -389,10 +401,13 @@ struct UnderWay<'a>(&'a Slot);
 
 impl<'a> UnderWay<'a> {
     fn begin(slot: &'a Slot) -> Self {
-        lock(&slot.seen).loading = Some(Loading {
+        let mut seen = lock(&slot.seen);
+        seen.loading = Some(Loading {
             stage: Stage::Waiting,
             since: Instant::now(),
+            alone: seen.alone,
         });
+        drop(seen);
         Self(slot)
     }
 

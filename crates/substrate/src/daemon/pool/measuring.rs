@@ -32,7 +32,10 @@ impl Pool {
         if let Some(rates) = known.filter(|_| whose == Whose::Others) {
             return Ok(rates);
         }
-        let rates = lease.engine.bench(BENCH_PREFILL, BENCH_DECODE).await?;
+        // It takes about as long as a load.
+        let within = self.settings.load_timeout;
+        let bench = lease.engine.bench(BENCH_PREFILL, BENCH_DECODE, within);
+        let rates = bench.await?;
         lock(&lease.slot.seen).rates = Some(rates);
         Ok(rates)
     }

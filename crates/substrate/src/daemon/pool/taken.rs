@@ -56,7 +56,7 @@ impl Pool {
     /// They have been told before.
     pub fn take_back(&self) {
         self.taken.send_replace(true);
-        for slot in lock(&self.models).values() {
+        for (_, slot) in self.slots() {
             let seen = lock(&slot.seen);
             let engine = seen.engine.as_ref().filter(|_| seen.owners == 0);
             if let Some(engine) = engine.filter(|engine| Engine::is_alive(engine)) {

@@ -16,6 +16,7 @@ use substrate_record::{
 };
 use substrate_sandbox::wire::input::{Input, Prompt};
 use tokio::sync::mpsc;
+use zeroize::Zeroize;
 
 use crate::daemon::context::draw;
 use crate::door::{Ask, Client, JobEvent, Summary, Timings};
@@ -37,7 +38,7 @@ pub struct Answer {
     /// The seed's base, PROTOCOL.md 3: 8 bytes from the client, or 32 drawn here.
     pub seed: Vec<u8>,
     /// The client whose prefixes a provider may use of its cache; none if it gave a seed, and so wants its prompt read whole
-    /// (docs/decisions/0009).
+    /// (docs/decisions/0009), or a worker of its own, which has none.
     pub client: Option<Client>,
     /// As signed in each manifest.
     pub sampler: Sampler,
@@ -45,6 +46,8 @@ pub struct Answer {
     pub max_tokens: u32,
     /// Demanded wall.
     pub wall: WallTier,
+    /// A worker of its own is demanded.
+    pub isolated: bool,
     /// How long the client waits with nothing coming, in milliseconds: from `since`, and from each token on.
     pub deadline_ms: u64,
     /// Every id received, over all attempts; of vectors, the numbers of the rows.
@@ -59,8 +62,10 @@ pub struct Answer {
     pub since: Instant,
     /// When it got its last token.
     pub fed: Option<Instant>,
-    /// When the latest attempt was offered, and when it started.
+    /// When the latest attempt was offered.
     pub offered: Option<Instant>,
+    /// When its wait for a place ended.
+    pub ready: Option<Instant>,
     /// Where the time went.
     pub timings: Timings,
     /// What the client is to be told at the end, after an attempt that was closed before it could be settled: its provider may
@@ -115,6 +120,13 @@ pub fn seed_base(seed: Option<i64>, choice: u32) -> Vec<u8> {
     }
 }
 
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.input.zeroize();
+        self.ids.zeroize();
+    }
+}
+
 impl Answer {
     /// A new answer to `ask`, whose canonical input is `input`.
     pub fn new(
@@ -129,10 +141,11 @@ impl Answer {
             kind: kind_of(&ask.input),
             input,
             seed: seed_base(ask.seed, ask.choice),
-            client: ask.seed.is_none().then(|| ask.client.clone()),
+            client: (ask.seed.is_none() && !ask.isolated).then(|| ask.client.clone()),
             sampler: ask.sampler,
             max_tokens,
             wall,
+            isolated: ask.isolated,
             deadline_ms: ask.deadline_ms,
             ids: Vec::new(),
             manifests: VecDeque::new(),
@@ -141,6 +154,7 @@ impl Answer {
             since: Instant::now(),
             fed: None,
             offered: None,
+            ready: None,
             timings: Timings::default(),
             unsettled: None,
         }

@@ -53,6 +53,13 @@ impl Rows {
     }
 }
 
+/// Whether bytes are components that can be calculated with.
+pub fn is_vector(bytes: &[u8]) -> bool {
+    let finite = |four: &[u8; 4]| f32::from_le_bytes(*four).is_finite();
+    let (components, rest) = bytes.as_chunks::<4>();
+    !components.is_empty() && rest.is_empty() && components.iter().all(finite)
+}
+
 #[cfg(test)]
 mod tests {
     use substrate_record::commit;

@@ -4,6 +4,7 @@
 //! and no work begins on a stream that closed before the Accept went out.
 //! Absent by design: text, ids and salts after the end of the attempt, here or anywhere on this machine.
 
+mod believed;
 mod input;
 mod offer;
 mod receipts;
@@ -18,12 +19,13 @@ use std::time::Duration;
 
 use substrate_mesh::Offence;
 use substrate_mesh::input::InputAssembler;
-use substrate_mesh::job::{JobFrame, RefusalCode};
+use substrate_mesh::job::{JobFrame, MAX_REASON, RefusalCode};
 use substrate_node::{AttemptId, Event, Refusal, StopReason, Terms};
 use substrate_record::{Accept, Ack, JobManifest, ModelEntry, NodeId, ReceiptW, Verified};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::DropGuard;
 
 use super::io::{HEARTBEAT, IoEnd, JobIo};
 use super::output::Rows;
@@ -46,7 +48,7 @@ enum Stage {
     /// All of it is here and opens its commitments.
     Held(Input),
     /// The worker reads it.
-    Preparing(JoinHandle<Result<Running, work::StartError>>),
+    Preparing(Preparing),
     /// The Accept is out.
     Working(Box<Running>),
     /// The worker is done; the requester's half is awaited until then.
@@ -69,6 +71,8 @@ struct Session {
     ids: Vec<u32>,
     /// Commitments to the rows made in this attempt, if it makes vectors.
     rows: Option<Rows>,
+    /// Bytes of each row, by the first.
+    row_length: Option<usize>,
     /// How many there were.
     tokens: u32,
     input: Option<InputCommitment>,
@@ -91,6 +95,23 @@ struct Session {
 struct InputCommitment {
     output_salt: substrate_record::Salt,
     resumed: Vec<u32>,
+}
+
+/// The task that has the input read.
+struct Preparing {
+    task: JoinHandle<Result<Running, work::StartError>>,
+    /// A worker loaded for this job alone is of no use to another: its load ends with the job.
+    alone: bool,
+    /// Tells it that the job is.
+    _gone: DropGuard,
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        if self.alone {
+            self.task.abort();
+        }
+    }
 }
 
 enum Step {
@@ -146,6 +167,7 @@ impl Session {
             tail: Tail::default(),
             ids: Vec::new(),
             rows: None,
+            row_length: None,
             tokens: 0,
             input: None,
             spent: Spent::begin(),
@@ -240,7 +262,9 @@ impl Session {
     }
 
     async fn refuse(&mut self, why: Refusal, retry_after_ms: u64) -> Step {
-        let detail = self.failure.take().unwrap_or_else(|| why.to_string());
+        let mut detail = self.failure.take().unwrap_or_else(|| why.to_string());
+        // A longer one is no frame of the protocol.
+        detail.truncate(detail.floor_char_boundary(MAX_REASON));
         let frame = JobFrame::Refused {
             why: refusal::to_code(why),
             retry_after_ms,

@@ -23,6 +23,7 @@ use substrate_record::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use zeroize::Zeroizing;
 
 use super::answer::{Answer, Salts, millis};
 use super::io::{HEARTBEAT, IoEnd, JobIo, Turn, WRITE_DEADLINE};
@@ -77,7 +78,7 @@ struct Session<D> {
     /// Tokens the answer had when this attempt began.
     resumed: usize,
     /// What this attempt was asked.
-    input: Vec<u8>,
+    input: Zeroizing<Vec<u8>>,
     /// Commitments to the rows of this attempt, if it makes vectors.
     rows: Rows,
     /// Bytes of each row, by the first.
@@ -124,7 +125,7 @@ pub async fn run<D: Dial + 'static>(
     let mut answer = answer.lock_owned().await;
     answer.unsettled = None;
     let salts = Salts::draw();
-    let input = answer.asked_now().into_owned();
+    let input = Zeroizing::new(answer.asked_now().into_owned());
     let manifest = match sign_manifest(&context, &offer, &answer, &input, &salts) {
         Ok(manifest) => manifest,
         Err(detail) => {
@@ -205,7 +206,7 @@ fn sign_manifest(
         deadline_ms: answer.deadline_left_ms(),
         input_commitment: commit(&salts.input, input),
         wall: answer.wall,
-        isolated: false,
+        isolated: answer.isolated,
         parents: answer.parent().into_iter().collect(),
         policy: Policy {
             rules_hash: context.desk.genesis.body().rules_hash,
@@ -334,7 +335,7 @@ impl<D: Dial> Session<D> {
                 retry_after_ms,
                 detail,
             }) => {
-                tracing::debug!(%attempt, ?why, %detail, "offer refused");
+                tracing::debug!(%attempt, ?why, "offer refused");
                 self.answer.last_refusal = Some(detail);
                 let why = refusal::from_code(why);
                 self.tell(Event::PeerRefused {
@@ -348,6 +349,7 @@ impl<D: Dial> Session<D> {
             Ok(JobFrame::Ready) if !self.ready => {
                 self.ready = true;
                 self.answer.timings.route = self.answer.offered.map_or(0, millis);
+                self.answer.ready = Some(Instant::now());
                 self.tell(Event::PeerReady { attempt }).await;
                 self.begin_upload();
                 return self.upload_next(io).await;

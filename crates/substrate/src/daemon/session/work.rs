@@ -8,9 +8,11 @@ use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
+    Commitment, JobKind, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize;
 
 use super::answer::Salts;
 use crate::daemon::engine::{Sequence, WorkError};
@@ -35,6 +37,13 @@ pub struct Input {
     pub salts: Salts,
     /// Which of the requester's prefixes may be used, if any.
     pub partition: Option<input::Partition>,
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+        self.resume.zeroize();
+    }
 }
 
 impl Input {
@@ -96,12 +105,14 @@ pub struct Running {
 pub struct StartError {
     /// For the node.
     pub why: WorkFailure,
-    /// For the requester; the worker's words hold no prompt text.
+    /// For the requester.
     pub detail: String,
     /// By how much the prompt is too long, if that is why.
     pub overflow: Option<Overflow>,
     /// Whether the model does not fit the memory of this machine.
     pub no_room: bool,
+    /// The detail is in a worker's words, which may hold what it was asked: nothing logs it.
+    pub private: bool,
 }
 
 impl StartError {
@@ -112,6 +123,7 @@ impl StartError {
             detail: "the task that prepared the work failed".to_owned(),
             overflow: None,
             no_room: false,
+            private: false,
         }
     }
 }
@@ -128,6 +140,7 @@ impl From<LoadError> for StartError {
         Self {
             why,
             no_room: matches!(error, LoadError::NoRoom { .. }),
+            private: false,
             detail: error.to_string(),
             overflow: None,
         }
@@ -151,11 +164,12 @@ impl From<WorkError> for StartError {
             detail: error.to_string(),
             overflow,
             no_room: false,
+            private: matches!(error, WorkError::Failed { .. }),
         }
     }
 }
 
-/// Loads the model if need be and has its worker read the input.
+/// Loads the model if need be and has its worker read the input, unless its job is `gone` by then.
 ///
 /// # Errors
 /// Why the worker could not start.
@@ -165,7 +179,8 @@ pub async fn prepare(
     whose: Whose,
     parts: Option<Parts>,
     manifest: JobManifest,
-    input: Input,
+    mut input: Input,
+    gone: CancellationToken,
 ) -> Result<Running, StartError> {
     if manifest.sampler.n > 1 {
         let detail = "only one choice of text per job is answered here".to_owned();
@@ -174,6 +189,7 @@ pub async fn prepare(
             detail,
             overflow: None,
             no_room: false,
+            private: false,
         });
     }
     let parts = parts.ok_or_else(|| StartError {
@@ -181,20 +197,38 @@ pub async fn prepare(
         detail: "the entry names no weights".to_owned(),
         overflow: None,
         no_room: false,
+        private: false,
     })?;
-    let lease = pool.lease(&parts, whose).await?;
+    let lease = match manifest.isolated {
+        true => pool.lease_alone(&parts, whose).await?,
+        false => pool.lease(&parts, whose).await?,
+    };
     let seed = seed_for_choice(&input.seed, 0);
     let make = |seq| Prepare {
         seq,
-        input: input.bytes,
+        input: std::mem::take(&mut input.bytes),
         sampler: sampler(&manifest.sampler),
         seed,
-        resume: input.resume,
+        resume: std::mem::take(&mut input.resume),
         max_tokens: manifest.max_tokens,
         partition: partition(&requester, input.partition.unwrap_or_default()),
-        reuse: input.partition.is_some(),
+        reuse: input.partition.is_some() && !manifest.isolated,
     };
-    let (n_in, sequence) = lease.engine.prepare(make).await?;
+    // A load goes on for whoever waits for it too; a prompt is this job's alone.
+    let (n_in, sequence) = tokio::select! {
+        biased;
+        () = gone.cancelled() => return Err(StartError::internal()),
+        prepared = lease.engine.prepare(make) => prepared?,
+    };
+    let texts = match manifest.kind {
+        JobKind::Generate => 1,
+        JobKind::Embed => u64::from(manifest.max_tokens),
+    };
+    if u64::from(n_in) > u64::from(lease.engine.facts().n_ctx) * texts {
+        return Err(sequence
+            .condemn("it counts more tokens than its context has")
+            .into());
+    }
     Ok(Running {
         n_in,
         sequence,
@@ -323,10 +357,11 @@ impl Spent {
         u32::try_from(tokens).ok()
     }
 
-    /// The worker's own account of its time.
+    /// The worker's own account of its time, of which no more is believed than has passed.
     pub fn finished(&mut self, prefill_us: u64, decode_us: u64) {
-        self.prefill = Duration::from_micros(prefill_us);
-        self.decode = Duration::from_micros(decode_us);
+        let passed = self.offered.elapsed();
+        self.prefill = Duration::from_micros(prefill_us).min(passed);
+        self.decode = Duration::from_micros(decode_us).min(passed);
     }
 
     /// Milliseconds in the queue.

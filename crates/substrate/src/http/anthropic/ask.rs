@@ -88,6 +88,7 @@ pub(super) fn messages(request: MessagesRequest, caller: &Caller) -> Result<Plan
             scope: Some(caller.scope),
             placement: Placement::Any,
             wall: None,
+            isolated: caller.isolated,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
             patient: caller.patient,

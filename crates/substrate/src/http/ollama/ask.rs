@@ -298,6 +298,7 @@ fn job(
         scope: Some(caller.scope),
         placement: Placement::Any,
         wall: None,
+        isolated: caller.isolated,
         deadline_ms: DEADLINE_MS,
         client: caller.client.clone(),
         patient: caller.patient,

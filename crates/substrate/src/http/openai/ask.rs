@@ -219,6 +219,7 @@ impl Settings {
             scope: Some(caller.scope),
             placement: Placement::Any,
             wall: None,
+            isolated: caller.isolated,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
             patient: caller.patient,

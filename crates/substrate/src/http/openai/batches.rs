@@ -11,7 +11,7 @@ use super::files::{Page, file_id, limit, on_disk, query};
 use crate::batches::{self, BatchError, Batches, Counts, Endpoint, Wanted, Wrong};
 use crate::door::Call;
 use crate::http::error::{OpenAiError, Refusal, clipped};
-use crate::http::guard::Caller;
+use crate::http::guard::{Caller, ISOLATED};
 use crate::http::names::scope_name;
 use crate::http::{Shared, body};
 use crate::kept::{BatchId, expiry};
@@ -116,6 +116,10 @@ pub(super) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Batch>, OpenAiError> {
+    if caller.isolated {
+        let why = "the lines of a batch share workers: ask for each answer by itself instead";
+        return Err(Refusal::invalid(ISOLATED.as_str(), why).into());
+    }
     let wish: Wish = body::json(request).await?;
     let status = app.door.call(|reply| Call::Status { reply });
     let network = status.await.map_err(Refusal::from)?.network.1;

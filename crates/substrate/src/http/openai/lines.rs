@@ -112,6 +112,7 @@ impl Lines {
             client: asked.client.clone(),
             scope: wanted,
             admin: false,
+            isolated: false,
             patient: true,
             seat: seat.map(Arc::new),
         })

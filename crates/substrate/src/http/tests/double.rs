@@ -463,6 +463,7 @@ fn finished(finish: FinishReason, n_in: u32, n_out: u32) -> JobEvent {
         route: Route::Direct,
         scope: Scope::Circle,
         wall: WallTier::Basic,
+        isolated: false,
         attempts: 1,
         receipt: Some(RecordId::from_bytes([3; 32])),
         model_sha256: ContentHash::from_bytes([4; 32]),

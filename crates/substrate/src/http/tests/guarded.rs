@@ -166,6 +166,26 @@ async fn a_placeholder_key_is_nobody_and_a_mistyped_key_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_job_gets_a_worker_of_its_own_if_the_header_says_so() {
+    let double = Double::start();
+    let mut router = double.router();
+    let mut told = String::new();
+    for wish in ["true", "false", "yes"] {
+        let headers = [("x-substrate-isolated", wish)];
+        let asked = request("POST", "/v1/chat/completions", &headers, ASK);
+        let heard = send(&mut router, asked).await;
+        let isolated = double.asks().last().map(|ask| ask.isolated);
+        told += &format!("{wish}: {} {isolated:?}\n", heard.status.as_u16());
+    }
+    expect![[r#"
+        true: 200 Some(true)
+        false: 200 Some(false)
+        yes: 400 Some(false)
+    "#]]
+    .assert_eq(&told);
+}
+
+#[tokio::test]
 async fn the_scope_header_narrows_and_never_widens() {
     let double = Double::start();
     let mut router = double.router();

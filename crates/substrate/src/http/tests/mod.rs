@@ -113,6 +113,7 @@ pub(super) fn caller() -> Caller {
         client: Client::Anonymous,
         scope: Scope::Circle,
         admin: false,
+        isolated: false,
         patient: false,
         seat: None,
     }

@@ -59,6 +59,7 @@ pub(crate) fn worker() -> WorkerView {
         pid: 77,
         wall: WallTier::Basic,
         busy: 1,
+        isolated: false,
         expires_ms: None,
         arch: "llama".into(),
         quant: "Q4_1".into(),

@@ -8,6 +8,7 @@ use substrate_record::{
     Ack, AnyRecord, Commitment, Finish, ReceiptR, ReceiptW, Signed, Timings, Verified,
 };
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 use super::{RECEIPT_DEADLINE, Session, Stage, Step};
 use crate::daemon::session::checks::{self, Sent};
@@ -186,7 +187,7 @@ impl Session {
 
     /// After the end, the ids that were not acknowledged stay only for a resume, which ends with this session.
     pub(super) fn forget_text(&mut self) {
-        self.ids = Vec::new();
+        self.ids.zeroize();
         self.rows = None;
         self.input = None;
     }

@@ -7,8 +7,10 @@ use substrate_node::{Event, StopReason, WorkFailure};
 use substrate_record::{Accept, Finish, JobKind, ModelEntry, Verified};
 use substrate_sandbox::wire::FromWorker;
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
-use super::{InputCommitment, Report, Session, Stage, Step};
+use super::believed::{self, Asked};
+use super::{InputCommitment, Preparing, Report, Session, Stage, Step};
 use crate::daemon::engine::WorkError;
 use crate::daemon::pool::Whose;
 use crate::daemon::session::output::Rows;
@@ -31,7 +33,10 @@ impl Session {
                     let (job, why) = (self.attempt.job, error.detail.clone());
                     self.report(Report::NoRoom { job, why }).await;
                 }
-                self.fail(error.why, error.detail).await
+                match error.private {
+                    true => self.fail_quietly(error.why, error.detail).await,
+                    false => self.fail(error.why, error.detail).await,
+                }
             }
             WorkEvent::Frame(Ok(frame)) => self.on_worker_frame(frame).await,
             WorkEvent::Frame(Err(error)) => {
@@ -83,6 +88,9 @@ impl Session {
 
     pub(super) async fn on_worker_frame(&mut self, frame: FromWorker) -> Step {
         let attempt = self.attempt;
+        if let Err(why) = believed::check(&self.asked(), &frame) {
+            return self.condemn(why).await;
+        }
         match frame {
             FromWorker::Prefilled { n, .. } => {
                 let Some(n) = self.spent.prefilled(n) else {
@@ -99,10 +107,6 @@ impl Session {
                 self.prefilled = n.min(prompt).max(self.prefilled);
                 let n = self.prefilled;
                 self.send(JobFrame::Prefilled { n }).await
-            }
-            FromWorker::Tokens { .. } if self.rows.is_some() => {
-                let detail = "the worker wrote words where vectors were asked for".to_owned();
-                self.fail(WorkFailure::Crashed, detail).await
             }
             FromWorker::Tokens {
                 ids,
@@ -158,24 +162,40 @@ impl Session {
                 }
                 self.finish(finish).await
             }
-            FromWorker::Failed { why, detail, .. } => {
+            FromWorker::Failed { why, .. } => {
+                let detail = format!("the worker could not go on ({why:?})");
                 self.fail(work::failure_of(why), detail).await
             }
-            _ => {
-                self.fail(
-                    WorkFailure::Crashed,
-                    "the worker answered something else".to_owned(),
-                )
-                .await
-            }
+            // Nothing else is believed.
+            _ => Step::On,
         }
+    }
+
+    /// What the worker may send now.
+    fn asked(&self) -> Asked {
+        let body = self.manifest.body();
+        Asked {
+            kind: body.kind,
+            most: body.max_tokens.saturating_sub(body.resume_tokens),
+            made: self.tokens,
+            top: body.sampler.top_logprobs,
+        }
+    }
+
+    /// Kills a worker that sent what no honest one does, and fails the work.
+    async fn condemn(&mut self, why: &'static str) -> Step {
+        if let Stage::Working(running) = &self.stage {
+            running.sequence.condemn(why);
+        }
+        self.fail(WorkFailure::Crashed, format!("the worker sent {why}"))
+            .await
     }
 
     /// A row is a token whose id is its number.
     async fn on_row(&mut self, row: u32, bytes: Vec<u8>) -> Step {
-        let Some(rows) = self.rows.as_mut().filter(|_| row == self.tokens) else {
-            let detail = "the worker made a vector that nobody asked for".to_owned();
-            return self.fail(WorkFailure::Crashed, detail).await;
+        let length = *self.row_length.get_or_insert(bytes.len());
+        let Some(rows) = self.rows.as_mut().filter(|_| bytes.len() == length) else {
+            return self.condemn("vectors of two lengths").await;
         };
         rows.push(&bytes);
         self.ids.push(row);
@@ -216,19 +236,32 @@ impl Session {
         } else {
             Whose::Others
         };
-        self.stage = Stage::Preparing(tokio::spawn(work::prepare(
+        let alone = manifest.isolated;
+        let gone = CancellationToken::new();
+        let task = tokio::spawn(work::prepare(
             pool,
             self.attempt.peer,
             whose,
             parts,
             manifest,
             input,
-        )));
+            gone.clone(),
+        ));
+        self.stage = Stage::Preparing(Preparing {
+            task,
+            alone,
+            _gone: gone.drop_guard(),
+        });
         Step::On
     }
 
     pub(super) async fn fail(&mut self, why: WorkFailure, detail: String) -> Step {
         tracing::info!(attempt = %self.attempt, ?why, %detail, "work failed");
+        self.fail_quietly(why, detail).await
+    }
+
+    /// For details that are the requester's alone.
+    async fn fail_quietly(&mut self, why: WorkFailure, detail: String) -> Step {
         self.stage = Stage::Offered;
         self.failure = Some(detail);
         self.tell(Event::WorkFailed {
@@ -272,8 +305,9 @@ pub(super) enum WorkEvent {
 
 pub(super) async fn work_event(stage: &mut Stage, may_work: bool) -> WorkEvent {
     match stage {
-        Stage::Preparing(task) => WorkEvent::Prepared(
-            task.await
+        Stage::Preparing(preparing) => WorkEvent::Prepared(
+            (&mut preparing.task)
+                .await
                 .unwrap_or_else(|_| Err(work::StartError::internal())),
         ),
         Stage::Working(running) if may_work => WorkEvent::Frame(running.sequence.next().await),

@@ -12,6 +12,7 @@ use crate::daemon::session::answer::millis;
 use crate::daemon::session::checks::{self, Fault, Received};
 use crate::daemon::session::closing;
 use crate::daemon::session::io::JobIo;
+use crate::daemon::session::output::is_vector;
 use crate::door::{JobEvent, Started, TextPiece};
 
 impl<D: Dial> Session<D> {
@@ -56,11 +57,7 @@ impl<D: Dial> Session<D> {
         if self.answer.kind == JobKind::Generate || self.answer.ids.is_empty() {
             self.answer.n_in = n_in;
         }
-        self.answer.timings.queue = self
-            .answer
-            .offered
-            .map_or(0, millis)
-            .saturating_sub(self.answer.timings.route);
+        self.answer.timings.load = self.answer.ready.map_or(0, millis);
         self.accept = Some(accept);
         self.tell(Event::PeerStarted { attempt, n_in }).await;
         self.pending.push_back(JobEvent::Started(Started {
@@ -196,11 +193,4 @@ impl<D: Dial> Session<D> {
         .await;
         Step::On
     }
-}
-
-/// Whether bytes are components that can be calculated with.
-fn is_vector(bytes: &[u8]) -> bool {
-    let finite = |four: &[u8; 4]| f32::from_le_bytes(*four).is_finite();
-    let (components, rest) = bytes.as_chunks::<4>();
-    !components.is_empty() && rest.is_empty() && components.iter().all(finite)
 }

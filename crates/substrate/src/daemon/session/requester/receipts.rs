@@ -93,8 +93,11 @@ impl<D: Dial> Session<D> {
         let told = receipt.map(Verified::body);
         let mut timings = self.answer.timings;
         if let Some(told) = told {
-            timings.prefill += told.timings_ms.prefill;
-            timings.decode += told.timings_ms.decode;
+            // Its wait is a part of what passed here before it was ready, whatever it says.
+            timings.queue = told.timings_ms.queue.min(timings.route);
+            timings.route -= timings.queue;
+            timings.prefill = timings.prefill.saturating_add(told.timings_ms.prefill);
+            timings.decode = timings.decode.saturating_add(told.timings_ms.decode);
         }
         timings.total = millis(self.answer.since);
         let named = || Parts::of(self.offer.entry.body()).map(|parts| parts.weights);
@@ -113,6 +116,7 @@ impl<D: Dial> Session<D> {
                 .accept
                 .as_ref()
                 .map_or(self.answer.wall, |accept| accept.body().wall),
+            isolated: self.answer.isolated,
             attempts: self.offer.attempt.number,
             receipt: Some(half.id()),
             model_sha256: model.unwrap_or(ContentHash::from_bytes([0; 32])),

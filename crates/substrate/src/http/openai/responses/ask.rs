@@ -90,6 +90,7 @@ pub(super) fn responses(request: ResponsesRequest, caller: &Caller) -> Result<Pl
             scope: Some(caller.scope),
             placement: Placement::Any,
             wall: None,
+            isolated: caller.isolated,
             deadline_ms: DEADLINE_MS,
             client: caller.client.clone(),
             patient: caller.patient,
