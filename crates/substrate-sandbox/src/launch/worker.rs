@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::spawner::Child;
+use super::{cgroup::Group, spawner::Child};
 
 /// The most that is kept of a worker's standard error: what a pipe holds.
 const MAX_STDERR: usize = 64 * 1024;
@@ -32,6 +32,8 @@ pub struct Worker {
     stderr: Option<File>,
     heard: Vec<u8>,
     exit: Option<ExitKind>,
+    /// Gone once the worker was reaped.
+    group: Option<Group>,
 }
 
 /// How a worker ended.
@@ -68,7 +70,12 @@ pub struct OutsideView {
 }
 
 impl Worker {
-    pub(super) fn new(child: Child, pipe: UnixStream, stderr: Option<File>) -> Self {
+    pub(super) fn new(
+        child: Child,
+        pipe: UnixStream,
+        stderr: Option<File>,
+        group: Option<Group>,
+    ) -> Self {
         Self {
             pid: child.pid,
             pidfd: child.pidfd,
@@ -76,6 +83,7 @@ impl Worker {
             stderr,
             heard: Vec::new(),
             exit: None,
+            group,
         }
     }
 
@@ -187,6 +195,7 @@ impl Worker {
                 libc::CLD_EXITED => ExitKind::Exited(status),
                 _ => ExitKind::Signalled(status),
             });
+            self.group = None;
         }
         Ok(self.exit)
     }

@@ -56,8 +56,8 @@ struct Tier {
 impl Tier {
     fn check() -> anyhow::Result<Self> {
         let report = probe(None);
-        let name = "basic";
-        if !report.offers_basic() {
+        let name = "process";
+        if !report.offers_process() {
             return Ok(Self {
                 name,
                 offered: false,
@@ -82,8 +82,9 @@ impl Tier {
             offered: escaped == 0,
             reason: match escaped {
                 0 => format!(
-                    "{} attacks tried, none got out, {counted} of them succeed without the wall",
-                    attempts.len()
+                    "{} attacks tried, none got out, {counted} of them succeed without the wall; {}",
+                    attempts.len(),
+                    report.hard_limits
                 ),
                 _ => format!("{escaped} of {} attacks got out", attempts.len()),
             },
@@ -175,7 +176,7 @@ impl Drop for Ground {
 
 /// The attacker beside the worker.
 fn attacker_path() -> anyhow::Result<PathBuf> {
-    let path = crate::daemon::worker_path()?.with_file_name("substrate-wall-attacker");
+    let path = crate::installed::worker_path()?.with_file_name("substrate-wall-attacker");
     match path.is_file() {
         true => Ok(path),
         false => Err(Story::new(format!("there is no {}", path.display()))
