@@ -33,6 +33,9 @@ const GATE: [Package; 4] = [
     ("python3-venv", || python_has("ensurepip")),
 ];
 
+/// What counting a worker's system calls needs.
+const POLICY: [Package; 1] = [("strace", || sh::on_path("strace"))];
+
 /// What a worker for Vulkan is built with besides: the loader with its headers, the compiler of shaders, their headers.
 const VULKAN: [Package; 3] = [
     ("libvulkan-dev", || exists("/usr/include/vulkan/vulkan.hpp")),
@@ -56,6 +59,14 @@ pub fn ensure_for_build() -> Result<()> {
 /// As [`ensure_for_build`].
 pub fn ensure_for_gate() -> Result<()> {
     ensure(&[&BUILD[..], &GATE].concat())
+}
+
+/// As [`ensure_for_build`], with what counting a worker's system calls needs.
+///
+/// # Errors
+/// As [`ensure_for_build`].
+pub fn ensure_for_policy() -> Result<()> {
+    ensure(&[&BUILD[..], &POLICY].concat())
 }
 
 /// As [`ensure_for_build`], with what a worker for Vulkan needs.
