@@ -77,14 +77,15 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn beside(bin: &Path) -> Result<Vec<(PathBuf, [u8; 32])>> {
-    [WORKER, ATTACKER]
-        .iter()
-        .map(|content| {
-            let folder = bin.join(content.folder);
-            let name = build(bin, content, &folder)?;
-            Ok((folder, name))
-        })
-        .collect()
+    let mut built = Vec::new();
+    for content in [WORKER, ATTACKER] {
+        let folder = bin.join(content.folder);
+        let name = build(bin, &content, &folder)?;
+        built.push((folder, name));
+    }
+    // An image is trusted by its name there.
+    stage::write_manifest(bin)?;
+    Ok(built)
 }
 
 /// A program to make an image of.

@@ -201,7 +201,11 @@ fn keep(file: &Path, to: &Path, wanted: &str) -> Result<()> {
     Ok(std::fs::rename(file, to)?)
 }
 
-fn digest(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, in digits.
+///
+/// # Errors
+/// It cannot be read.
+pub fn digest(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
     std::io::copy(&mut file, &mut hasher)?;

@@ -40,6 +40,9 @@ const GATE: [Package; 5] = [
     ("qemu-system-x86", || exists("/usr/bin/qemu-system-x86_64")),
 ];
 
+/// What counting a worker's system calls needs.
+const POLICY: [Package; 1] = [("strace", || sh::on_path("strace"))];
+
 /// What a worker for Vulkan is built with besides: the loader with its headers, the compiler of shaders, their headers.
 const VULKAN: [Package; 3] = [
     ("libvulkan-dev", || exists("/usr/include/vulkan/vulkan.hpp")),
@@ -71,6 +74,14 @@ pub fn ensure_for_gate() -> Result<()> {
 /// As [`ensure_for_build`].
 pub fn ensure_for_image() -> Result<()> {
     ensure(&[&BUILD[..], &IMAGE].concat())
+}
+
+/// As [`ensure_for_build`], with what counting a worker's system calls needs.
+///
+/// # Errors
+/// As [`ensure_for_build`].
+pub fn ensure_for_policy() -> Result<()> {
+    ensure(&[&BUILD[..], &POLICY].concat())
 }
 
 /// As [`ensure_for_build`], with what a worker for Vulkan needs.

@@ -7,6 +7,8 @@ mod desktop;
 mod failover;
 mod hostile;
 mod microvm;
+mod policy;
+mod walls;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,7 +23,7 @@ use crate::{bench, clients, fuzz, near_tie};
 /// A proof by name, and what it shows.
 type Proof = (&'static str, &'static str, fn(&Path, &Path) -> Result<()>);
 
-const PROOFS: [Proof; 19] = [
+const PROOFS: [Proof; 21] = [
     (
         "failover",
         "50 answers whose node is killed (kill -9) in the middle, and 6 to long prompts: gaps, seams, near-ties",
@@ -74,6 +76,16 @@ const PROOFS: [Proof; 19] = [
         "abandoned",
         "1,000 requests given up in every way: no job, descriptor, place or cell of theirs stays",
         |bin, model| end_to_end(bin, model, "abandoned::"),
+    ),
+    (
+        "walls",
+        "what the wall adds to a worker's start, and what it leaves of its tokens per second, against their goals",
+        walls::prove,
+    ),
+    (
+        "policy",
+        "every system call that sealed workers make, beside the rules: what no work needs is not allowed",
+        policy::prove,
     ),
     (
         "prefixes",

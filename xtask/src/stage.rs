@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{model, sh};
 
 /// Who runs daemons and workers when the task itself runs as root (`nobody`).
 pub const UNPRIVILEGED: u32 = 65534;
@@ -108,6 +108,7 @@ fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
         place(&built.join(name), &stage.join(name))?;
         assert_static(&stage.join(name))?;
     }
+    write_manifest(&stage)?;
     Ok(stage)
 }
 
@@ -138,6 +139,35 @@ pub fn guest_in(target: &Path) -> Result<PathBuf> {
     let built = target.join(DEV.folder).join(NAME);
     assert_static(&built)?;
     Ok(built)
+}
+
+/// What the daemon calls the file; it refuses a worker whose digest is not in it.
+const MANIFEST: &str = "substrate-manifest.json";
+
+/// Writes down the digests of the programs in this folder, and of the manifests of its guest images. Call again after placing
+/// another.
+///
+/// # Errors
+/// A file cannot be read, or the manifest not written.
+pub fn write_manifest(stage: &Path) -> Result<()> {
+    let mut digests = serde_json::Map::new();
+    for entry in std::fs::read_dir(stage)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let walled = WALLED.iter().any(|(program, _, _)| *program == name);
+        let image = path.join("image.json");
+        if walled {
+            digests.insert(name.clone().into_owned(), model::digest(&path)?.into());
+        } else if image.is_file() {
+            digests.insert(format!("{name}/image.json"), model::digest(&image)?.into());
+        }
+    }
+    let manifest = serde_json::json!({ "version": 1, "sha256": digests });
+    let beside = stage.join("substrate-manifest.new");
+    std::fs::write(&beside, format!("{manifest:#}\n"))?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o644))?;
+    std::fs::rename(beside, stage.join(MANIFEST))?;
+    Ok(())
 }
 
 /// A folder outside every home that anyone may enter, one per checkout.

@@ -288,7 +288,11 @@ pub fn import_seeing(node: &Node, model: &Path, projector: &Path) -> Result<()> 
     import_as(node, model, SEES, &["--projector", projector])
 }
 
-fn import_as(node: &Node, model: &Path, name: &str, more: &[&str]) -> Result<()> {
+/// Imports a model under a name.
+///
+/// # Errors
+/// The command's.
+pub fn import_as(node: &Node, model: &Path, name: &str, more: &[&str]) -> Result<()> {
     let model = model.to_str().context("a path in UTF-8")?;
     let mut args = vec!["import", model, "--as", name];
     args.extend_from_slice(more);

@@ -16,7 +16,7 @@
 //!         own: NodeId::from_bytes([7; 32]),
 //!         session: SessionNonce::from_bytes([1; 16]),
 //!         slots: 2,
-//!         walls: vec![WallTier::Basic],
+//!         walls: vec![WallTier::Process],
 //!         isolated: false,
 //!         own_list: substrate_node::limits::OWN_LIST,
 //!     },

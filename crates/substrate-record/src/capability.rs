@@ -89,7 +89,7 @@ pub struct ModelOffer {
 /// What stands between a job and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WallTier {
-    /// The first, incomplete wall.
+    /// The process wall of builds before its suite passed. This build demands and offers [`WallTier::Process`].
     Basic = 1,
     /// The process wall with GPU devices let in.
     ProcessGpu = 2,

@@ -33,8 +33,20 @@ pub fn prepare(command: &str) -> Option<Finish> {
         }
         "echo" => Box::new(echo),
         "chatter" => Box::new(|_| chatter()),
+        "grow" => {
+            let first = grow();
+            Box::new(move |_| {
+                if grow() == first {
+                    first
+                } else {
+                    "grown otherwise".to_owned()
+                }
+            })
+        }
+        "fault" => Box::new(|_| fault()),
         "abort" => Box::new(|_| std::process::abort()),
         "allocate too much" => Box::new(|_| allocate()),
+        "fill memory" => Box::new(|_| fill()),
         "wait" => Box::new(|pipe| {
             let _ = pipe.write_all(b"waiting\n");
             echo(pipe)
@@ -167,6 +179,37 @@ fn chatter() -> String {
         let _ = std::io::stderr().write_all(&line);
     }
     "still here".to_owned()
+}
+
+/// A block that is made larger until it has a mapping of its own, and then that mapping.
+fn grow() -> String {
+    let mut block = Vec::<u8>::new();
+    while block.len() < 64 << 20 {
+        let more = block.len().max(1 << 10);
+        block.resize(block.len() + more, 1);
+    }
+    format!("grown to {}", block.len())
+}
+
+/// Writes where nothing is.
+fn fault() -> String {
+    // SAFETY: not sound and not meant to be: the address is never mapped, so the kernel ends this process here.
+    unsafe { std::ptr::null_mut::<u8>().wrapping_add(8).write_volatile(1) };
+    "no fault".to_owned()
+}
+
+/// Writes to all it gets: address space alone costs a group nothing.
+fn fill() -> String {
+    let mut blocks = Vec::new();
+    for _ in 0..1_000_000 {
+        let mut block = Vec::<u8>::new();
+        if block.try_reserve_exact(4 << 20).is_err() {
+            return format!("refused after {}", blocks.len());
+        }
+        block.resize(4 << 20, 1);
+        blocks.push(block);
+    }
+    "never refused".to_owned()
 }
 
 fn allocate() -> String {

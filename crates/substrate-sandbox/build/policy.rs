@@ -38,6 +38,7 @@ struct Refuse {
     syscall: String,
     errno: String,
     why: String,
+    unseen: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +49,8 @@ struct Allow {
     #[serde(default)]
     when: Vec<Vec<Condition>>,
     why: String,
+    /// Why it stays although no run of ours makes the call (`cargo xtask prove policy`).
+    unseen: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -128,7 +131,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn refuse(&mut self, rule: &str) -> Result<(), String> {
         let rule: Refuse = parse(rule)?;
-        self.begin(&rule.syscall, &rule.why)?;
+        self.begin(&rule.syscall, &rule.why, rule.unseen.as_deref())?;
         if rule.errno != "ENOSYS" {
             return Err(format!("errno \"{}\" is not ENOSYS", rule.errno));
         }
@@ -142,7 +145,7 @@ impl Compiler<'_> {
 
     fn allow(&mut self, rule: &str) -> Result<(), String> {
         let rule: Allow = parse(rule)?;
-        self.begin(&rule.syscall, &rule.why)?;
+        self.begin(&rule.syscall, &rule.why, rule.unseen.as_deref())?;
         let mut alternatives = vec![json!({ "syscall": rule.syscall })];
         if !rule.when.is_empty() {
             alternatives.clear();
@@ -159,9 +162,11 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn begin(&mut self, syscall: &str, why: &str) -> Result<(), String> {
-        if why.trim().is_empty() {
-            return Err("a rule needs a reason in \"why\"".to_owned());
+    fn begin(&mut self, syscall: &str, why: &str, unseen: Option<&str>) -> Result<(), String> {
+        if why.trim().is_empty() || unseen.is_some_and(|why| why.trim().is_empty()) {
+            return Err(
+                "a rule needs a reason in \"why\", and in \"unseen\" if it has that".to_owned(),
+            );
         }
         match self.seen.insert(syscall.to_owned()) {
             true => Ok(()),
@@ -235,7 +240,7 @@ fn parse<'a, T: Deserialize<'a>>(rule: &'a str) -> Result<T, String> {
 }
 
 /// The line of a value within the text it was borrowed from.
-fn line(text: &str, value: &RawValue) -> usize {
+pub fn line(text: &str, value: &RawValue) -> usize {
     let offset = value.get().as_ptr().addr() - text.as_ptr().addr();
     1 + text[..offset].matches('\n').count()
 }

@@ -9,17 +9,24 @@
 //! Invariant: nothing of the daemon's reaches the worker but the pipe, `/dev/null` and a pipe for
 //! standard error: no other descriptor, no environment, no path, no root.
 //!
-//! Absent by design: a hard limit on resident memory (that needs a cgroup), and an asynchronous
-//! interface. `spawn` takes some 2 ms; an asynchronous daemon calls it from a blocking task.
+//! Invariant: hard limits (`cgroup`) are on for all workers of a process or for none, and
+//! [`WallReport`] says which.
+//!
+//! Absent by design: an asynchronous interface. `spawn` takes some 2 ms; an asynchronous daemon calls it from a
+//! blocking task.
 
 #![allow(unsafe_code)]
 
 mod advice;
+mod cgroup;
+mod cgroup_paths;
 mod child;
 mod error;
+mod gpu;
 mod plan;
 mod probe;
 mod process;
+mod recall;
 mod root;
 mod spawner;
 mod worker;
@@ -38,19 +45,22 @@ use std::{
 use sha2::{Digest, Sha256};
 
 pub use advice::Layer;
+pub use cgroup::{HardLimits, set_hard_limits};
 pub use error::{LaunchError, Step};
+pub use gpu::{GpuDriver, gpu_drivers};
 pub use probe::{LayerState, WallReport, probe};
 pub use process::{ExitKind, Process};
 pub(crate) use worker::Inside;
 pub use worker::{OutsideView, Worker};
 
+use cgroup::Group;
 use plan::{Last, Plan};
 
 /// Memory for context and computation unless a job's need is known: enough for an 8k context of a
 /// 7B model.
 pub const DEFAULT_MEMORY: u64 = 2 << 30;
 
-/// Starts workers behind the `basic` wall.
+/// Starts workers behind the `process` wall.
 pub struct Wall;
 
 /// Which worker, with which model, within which limits.
@@ -119,15 +129,20 @@ impl Wall {
 
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::setup("a socket pair"))?;
         let (stderr, stderr_reader) = stderr_pipe(spec.stderr)?;
-        let plan = Plan::for_worker(&spec, identity, [model, projector, adapter]);
+        let files = [model, projector, adapter];
+        let sizes = files.iter().flatten().map(|file| file.size);
+        let size = sizes.fold(0, u64::saturating_add);
+        let group = Group::for_worker(&spec, size)?;
+        let plan = Plan::for_worker(&spec, identity, files, size);
         let descriptors = plan::Descriptors {
             null: null()?,
             stderr,
             control: theirs.into(),
             worker: Some(worker.into()),
+            group: group.as_ref().map(Group::open).transpose()?,
         };
         let child = spawner::start(plan, descriptors, spec.become_uid)?;
-        Ok(Worker::new(child, ours, stderr_reader))
+        Ok(Worker::new(child, ours, stderr_reader, group))
     }
 }
 
@@ -159,7 +174,7 @@ fn open_worker(spec: &WallSpec) -> Result<File, LaunchError> {
     };
     let mut worker = File::open(&spec.worker).map_err(failed)?;
     if let Some(expected) = spec.expected_worker_sha256 {
-        let found = digest(&mut worker).map_err(failed)?;
+        let found = recall::digest(&mut worker).map_err(failed)?;
         if found != expected {
             let path = spec.worker.clone();
             return Err(LaunchError::WrongWorker {
@@ -253,6 +268,7 @@ fn probe_parts(
         stderr: null()?,
         control: theirs.into(),
         worker: None,
+        group: None,
     };
     Ok((Plan::for_probe(last, identity), descriptors, ours))
 }

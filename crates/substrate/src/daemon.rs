@@ -23,6 +23,7 @@ mod perform;
 pub mod pool;
 mod publish;
 mod road;
+pub mod root;
 pub mod session;
 mod settings;
 mod shelf;
@@ -60,8 +61,6 @@ use crate::keys::DeviceKey;
 use crate::models::import::Inspect;
 use crate::store::Store;
 
-pub use start::worker_path;
-
 use life::Ending;
 
 /// How long the mesh may take to get its ports back from the network it just left.
@@ -98,8 +97,12 @@ pub fn inspector(home: &Home) -> anyhow::Result<Arc<dyn Inspect>> {
 /// # Errors
 /// Why it could not start: another daemon holds the home, a port is taken, settings are wrong.
 pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
-    refuse_root()?;
+    if root::is_root() {
+        bail!(ROOT_REFUSED);
+    }
     stay_out_of_cores()?;
+    // Before anything is started: whatever runs beside this process in its cgroup stands in the way.
+    tracing::info!(hard_limits = %substrate_sandbox::launch::set_hard_limits());
     let home = options.home.clone();
     home.prepare()?;
     let _lock = DaemonLock::take(&home)?;
@@ -232,14 +235,7 @@ impl Opened {
 }
 
 /// A worker's wall maps it to the daemon's own user, which must not be root.
-fn refuse_root() -> anyhow::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        bail!(
-            "the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, for example `sudo -u nobody env SUBSTRATE_HOME=/var/lib/substrate substrate serve`"
-        );
-    }
-    Ok(())
-}
+pub const ROOT_REFUSED: &str = "the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, or name one that it shall become: `substrate --home /var/lib/substrate serve --user substrate`";
 
 /// No memory of this process, and of none it starts, is written to a core or shown to another process of the same user:
 /// it holds keys, and the prompts of others pass through it. The limit alone would not do: where cores are piped to a

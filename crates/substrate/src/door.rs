@@ -421,7 +421,7 @@ pub struct WorkerView {
     /// Host process id.
     pub pid: u32,
     /// Wall it runs behind.
-    pub wall: WallTier,
+    pub wall: Option<WallTier>,
     /// Running and waiting jobs.
     pub busy: u32,
     /// It works for one job alone and ends with it.
@@ -523,8 +523,8 @@ pub struct Status {
     pub running: u32,
     /// Jobs waiting.
     pub waiting: u32,
-    /// The wall offered here.
-    pub wall: WallTier,
+    /// The wall offered here, if one stands.
+    pub wall: Option<WallTier>,
     /// Resident bytes of the daemon itself.
     pub rss: u64,
     /// Milliseconds since start.

@@ -21,6 +21,7 @@ pub mod thoughts;
 
 pub mod config;
 pub mod home;
+pub mod installed;
 pub mod keys;
 pub mod pause;
 

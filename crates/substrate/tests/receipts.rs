@@ -136,7 +136,7 @@ fn manifest(
         max_tokens: 512,
         deadline_ms: 120_000,
         input_commitment: commit(&Salt::from_bytes([2; 32]), b"input"),
-        wall: WallTier::Basic,
+        wall: WallTier::Process,
         isolated: false,
         parents: before.map(Verified::id).into_iter().collect(),
         policy: Policy {
@@ -158,7 +158,7 @@ fn job(side: &Side) -> Job {
             manifest: manifest.id(),
             engine_class: "llama.cpp/b1/cpu/x86-64-v3".into(),
             worker_sha256: ContentHash::of(b"worker"),
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             n_in: 37,
         };
         side.signed(provider, body)

@@ -632,11 +632,11 @@ impl Scope {
 pub enum Wall {
     /// The default demand.
     Unspecified = 0,
-    /// The first, incomplete process wall.
+    /// The process wall of builds before its suite passed.
     Basic = 1,
     /// The process wall with GPU devices let through.
     ProcessGpu = 2,
-    /// The whole process wall.
+    /// The process wall; demanded by default.
     Process = 3,
     /// A virtual machine of its own.
     Microvm = 4,

@@ -81,7 +81,7 @@ impl Machine {
             own: self.id,
             session: self.session(),
             slots: SLOTS,
-            walls: vec![WallTier::Basic],
+            walls: vec![WallTier::Process],
             isolated: false,
             own_list: OWN_LIST,
         };
@@ -214,7 +214,7 @@ fn capability(models: Vec<ModelOffer>, slots: u32, queue: u32) -> Capability {
         free_memory: 1 << 33,
         slots,
         queue,
-        walls: vec![WallTier::Basic],
+        walls: vec![WallTier::Process],
         tee: None,
         build: "sim".into(),
         worker_sha256: ContentHash::from_bytes([0; 32]),

@@ -172,7 +172,7 @@ impl Plan {
             } else {
                 Placement::Any
             },
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             isolated: false,
             kind: JobKind::Generate,
             n_in_estimate: 64,

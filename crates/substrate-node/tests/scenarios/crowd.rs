@@ -38,7 +38,7 @@ impl Shop {
             own: id('O'),
             session: SessionNonce::from_bytes([1; 16]),
             slots,
-            walls: vec![WallTier::Basic],
+            walls: vec![WallTier::Process],
             isolated: false,
             own_list,
         };
@@ -154,7 +154,7 @@ impl Shop {
         let terms = Terms {
             scope,
             entry,
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             isolated: false,
             kind: JobKind::Generate,
             max_tokens: self.lengths[&attempt.job],
@@ -329,7 +329,7 @@ fn a_million_manifests_leave_a_bounded_memory_and_ask_for_one_new_session() {
         let terms = Terms {
             scope: Scope::Mine,
             entry: entry("m"),
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             isolated: false,
             kind: JobKind::Generate,
             max_tokens: 1,

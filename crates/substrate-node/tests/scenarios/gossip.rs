@@ -194,7 +194,7 @@ fn more_models_than_a_record_holds_are_not_all_named() {
         session: SessionNonce::from_bytes([1; 16]),
         slots: 1,
         own_list: 1,
-        walls: vec![WallTier::Basic],
+        walls: vec![WallTier::Process],
         isolated: false,
     };
     let mut node = Node::new(config, 1);

@@ -45,7 +45,7 @@ impl Table {
             own: id('O'),
             session: SessionNonce::from_bytes([1; 16]),
             slots,
-            walls: vec![WallTier::Basic],
+            walls: vec![WallTier::Process],
             isolated: true,
             own_list: OWN_LIST,
         };
@@ -204,7 +204,7 @@ impl Table {
         let mut terms = Terms {
             scope: scope_of(scope),
             entry: entry("m"),
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             isolated: false,
             kind: JobKind::Generate,
             max_tokens: 100,
@@ -217,7 +217,7 @@ impl Table {
                 Some(("session", n)) => session = [n.parse().expect("a number"); 16],
                 Some(("deadline", ms)) => terms.deadline_ms = ms.parse().expect("milliseconds"),
                 Some(("entry", name)) => terms.entry = entry(name),
-                Some(("wall", "process")) => terms.wall = WallTier::Process,
+                Some(("wall", "microvm")) => terms.wall = WallTier::Microvm,
                 None if *option == "isolated" => terms.isolated = true,
                 _ => panic!("cannot read option {option:?}"),
             }
@@ -490,7 +490,7 @@ pub fn want(scope: &str, options: &[&str]) -> Want {
         entries: vec![entry("m")],
         scope: scope_of(scope),
         placement: Placement::Any,
-        wall: WallTier::Basic,
+        wall: WallTier::Process,
         isolated: false,
         kind: JobKind::Generate,
         n_in_estimate: 10,
@@ -562,9 +562,9 @@ fn signed(author: char, entries: Vec<RecordId>, spec: &Spec) -> Verified<Capabil
         slots: spec.slots,
         queue: spec.queue,
         walls: if spec.tee {
-            vec![WallTier::Basic, WallTier::Tee]
+            vec![WallTier::Process, WallTier::Tee]
         } else {
-            vec![WallTier::Basic]
+            vec![WallTier::Process]
         },
         tee: None,
         build: "test".into(),

@@ -135,7 +135,7 @@ fn what_is_not_held_not_walled_or_not_wanted_is_refused() {
         lend commons 2 not=T
         offer S j1#1 commons
         own m
-        offer S j2#1 commons wall=process
+        offer S j2#1 commons wall=microvm
         offer T j3#1 commons
         offer S j4#1 commons deadline=0",
         expect![[r#"
@@ -144,7 +144,7 @@ fn what_is_not_held_not_walled_or_not_wanted_is_refused() {
             offer S j1#1 commons
                 reply S j1#1: refused UnknownEntry, again in 30000
             own m
-            offer S j2#1 commons wall=process
+            offer S j2#1 commons wall=microvm
                 reply S j2#1: refused WallUnmet, again in 30000
             offer T j3#1 commons
                 reply T j3#1: refused OwnerRefuses, again in 30000

@@ -8,7 +8,7 @@ use std::{fmt, fs, io};
 use super::LaunchError;
 use crate::seal::{STAGE_A, STAGE_B};
 
-/// A layer of the `basic` wall.
+/// A layer of the `process` wall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// User, mount, pid, network, ipc, uts and cgroup namespaces, and the empty root.

@@ -76,6 +76,8 @@ pub(super) struct Descriptors {
     pub stderr: OwnedFd,
     pub control: OwnedFd,
     pub worker: Option<OwnedFd>,
+    /// The cgroup it is born in, instead of the daemon's.
+    pub group: Option<OwnedFd>,
 }
 
 /// What the child does; plain memory.
@@ -95,9 +97,8 @@ impl Plan {
         spec: &WallSpec,
         identity: Identity,
         files: [Option<ModelFile>; FILES.len()],
+        size: u64,
     ) -> Self {
-        let sizes = files.iter().flatten().map(|file| file.size);
-        let size = sizes.fold(0, u64::saturating_add);
         let (space, writable) = memory(size, spec.memory_limit);
         let mut plan = Self::new(Last::Exec, identity, space, writable);
         plan.files = files;
@@ -136,13 +137,17 @@ impl Plan {
 /// The model's files count once in memory, because the engine may repack its weights, and once more in
 /// address space, where it is mapped. Threads reserve far more than they touch.
 fn memory(model: u64, limit: u64) -> (u64, u64) {
-    let processors = thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let threads = 2 * processors + 8;
     let writable = model
         .saturating_add(limit)
-        .saturating_add(threads * THREAD_SPACE)
+        .saturating_add(threads() * THREAD_SPACE)
         .saturating_add(BASE_SPACE);
     (writable.saturating_add(model), writable)
+}
+
+/// More threads than a worker ever starts: the engine's are at most one for each processor.
+pub(super) fn threads() -> u64 {
+    let processors = thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    2 * processors + 8
 }
 
 /// The daemon's own limit, over which an ordinary user cannot go.

@@ -6,8 +6,9 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    ExitKind, Identity, LaunchError, Worker,
+    ExitKind, HardLimits, Identity, LaunchError, Worker,
     advice::{self, Layer},
+    cgroup,
     plan::Last,
     probe_parts, spawner,
 };
@@ -30,6 +31,8 @@ pub struct WallReport {
     pub seccomp: LayerState,
     /// All of them at once, as a worker has them.
     pub whole: LayerState,
+    /// Whether the kernel limits what workers have resident. The wall is `process` either way.
+    pub hard_limits: HardLimits,
 }
 
 /// Whether a layer is to be had.
@@ -69,12 +72,13 @@ pub fn probe(become_uid: Option<u32>) -> WallReport {
         landlock,
         seccomp: state(Layer::Seccomp, only(false, false, true)),
         whole: state(Layer::Namespaces, only(true, true, true)),
+        hard_limits: cgroup::look(),
     }
 }
 
 impl WallReport {
-    /// Whether workers can be started here, behind the wall advertised as `basic`.
-    pub fn offers_basic(&self) -> bool {
+    /// Whether workers can be started here, behind the wall advertised as `process`.
+    pub fn offers_process(&self) -> bool {
         self.whole == LayerState::Works
     }
 }
@@ -83,7 +87,7 @@ impl WallReport {
 fn attempt(last: Last, become_uid: Option<u32>) -> Result<Option<ExitKind>, LaunchError> {
     let (plan, descriptors, ours) = probe_parts(last, Identity::choose(become_uid)?)?;
     let child = spawner::start(plan, descriptors, become_uid)?;
-    let mut worker = Worker::new(child, ours, None);
+    let mut worker = Worker::new(child, ours, None, None);
     let expected = match last {
         Last::Probe { seccomp: true, .. } => ExitKind::Signalled(libc::SIGSYS),
         _ => ExitKind::Exited(0),
@@ -136,6 +140,7 @@ impl fmt::Display for WallReport {
         writeln!(f, "namespaces  {}", self.namespaces)?;
         writeln!(f, "landlock    {}", self.landlock)?;
         writeln!(f, "seccomp     {}", self.seccomp)?;
-        write!(f, "whole wall  {}", self.whole)
+        writeln!(f, "whole wall  {}", self.whole)?;
+        write!(f, "hard limits {}", self.hard_limits)
     }
 }

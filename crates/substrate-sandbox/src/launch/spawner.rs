@@ -155,6 +155,10 @@ fn clone(order: &Order) -> io::Result<Child> {
     arguments.flags = (libc::CLONE_PIDFD as u64) | CLONE_CLEAR_SIGHAND | namespaces;
     arguments.pidfd = (&raw mut pidfd).addr() as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = &order.descriptors.group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
     let worker = order.descriptors.worker.as_ref();
     let inherited = Inherited {
         null: order.descriptors.null.as_raw_fd(),
@@ -188,6 +192,9 @@ fn clone(order: &Order) -> io::Result<Child> {
 
 /// Resets the daemon's signal handlers in the child, which must not run there (Linux 5.5).
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// The child begins in the group of `clone_args.cgroup` (Linux 5.7).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// What went wrong in the child; nothing if its end of the pipe closed by exec or exit.
 fn read_report(reader: OwnedFd) -> Option<LaunchError> {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    cgroup::Group,
     process::{ExitKind, Process},
     spawner::Child,
 };
@@ -28,6 +29,8 @@ pub struct Worker {
     pipe: Option<UnixStream>,
     /// The machine it runs in, if it is not this one.
     guest: Option<Box<dyn Inside>>,
+    /// Gone once the worker was reaped.
+    group: Option<Group>,
 }
 
 /// A worker's own machine, which alone can tell about it.
@@ -57,11 +60,17 @@ pub struct OutsideView {
 }
 
 impl Worker {
-    pub(super) fn new(child: Child, pipe: UnixStream, stderr: Option<File>) -> Self {
+    pub(super) fn new(
+        child: Child,
+        pipe: UnixStream,
+        stderr: Option<File>,
+        group: Option<Group>,
+    ) -> Self {
         Self {
             process: Process::new(child.pid, child.pidfd, stderr),
             pipe: Some(pipe),
             guest: None,
+            group,
         }
     }
 
@@ -71,6 +80,7 @@ impl Worker {
             process,
             pipe: Some(pipe),
             guest: Some(guest),
+            group: None,
         }
     }
 
@@ -99,19 +109,19 @@ impl Worker {
     /// How the worker ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitKind>> {
         let ended = self.process.try_wait()?;
-        Ok(ended.map(|exit| self.inner(exit)))
+        Ok(ended.map(|exit| self.ended(exit)))
     }
 
     /// Waits until the worker ends. Blocks.
     pub fn wait(&mut self) -> io::Result<ExitKind> {
         let exit = self.process.wait()?;
-        Ok(self.inner(exit))
+        Ok(self.ended(exit))
     }
 
     /// Waits until the worker ends, but not longer than this. Blocks.
     pub fn wait_at_most(&mut self, patience: Duration) -> io::Result<Option<ExitKind>> {
         let ended = self.process.wait_at_most(patience)?;
-        Ok(ended.map(|exit| self.inner(exit)))
+        Ok(ended.map(|exit| self.ended(exit)))
     }
 
     /// Ends the worker now. Harmless if it has ended.
@@ -133,8 +143,9 @@ impl Worker {
         OutsideView::parse(&status).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// A machine is ended with its worker; what tells is how the worker ended.
-    fn inner(&self, exit: ExitKind) -> ExitKind {
+    /// Its group has nobody in it now. A machine is ended with its worker; what tells is how the worker ended.
+    fn ended(&mut self, exit: ExitKind) -> ExitKind {
+        self.group = None;
         self.guest
             .as_ref()
             .and_then(|guest| guest.exit())

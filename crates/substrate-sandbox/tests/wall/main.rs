@@ -9,5 +9,6 @@ mod ground;
 
 mod escapes;
 mod life;
+mod limits;
 mod refusals;
 mod view;

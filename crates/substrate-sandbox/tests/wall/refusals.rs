@@ -157,10 +157,10 @@ fn a_probe_goes_through_every_layer() {
         !matches!(report.landlock, LayerState::Missing { .. }),
         "{report}"
     );
-    assert!(report.offers_basic());
+    assert!(report.offers_process());
     if is_root() {
         let refused = probe(None);
-        assert!(!refused.offers_basic());
+        assert!(!refused.offers_process());
         let hint = "missing: a worker is never started as root; run the daemon as an ordinary user";
         assert_eq!(refused.whole.to_string(), hint);
     }

@@ -72,7 +72,11 @@ fn the_kernel_confirms_the_seals() {
 #[test]
 fn a_sealed_worker_still_works() {
     for stage in [1, 2] {
-        for (command, expected) in [("hello", "hello"), ("compute", "computed 67108876")] {
+        for (command, expected) in [
+            ("hello", "hello"),
+            ("compute", "computed 67108876"),
+            ("grow", "grown to 67108864"),
+        ] {
             assert_eq!(
                 run(stage, command),
                 (expected.to_owned(), ExitKind::Exited(0))
@@ -102,13 +106,30 @@ fn a_thread_that_would_escape_the_first_seal_prevents_it() {
 
 #[test]
 fn an_abort_of_the_engine_does_not_look_like_an_attack() {
+    assert_no_violation(1, "abort");
+}
+
+#[test]
+fn nor_does_one_amid_an_answer() {
+    assert_no_violation(2, "abort");
+}
+
+#[test]
+fn nor_does_a_fault() {
     for stage in [1, 2] {
-        let (_, exit) = run(stage, "abort");
-        assert!(
-            matches!(exit, ExitKind::Signalled(_)) && !exit.is_violation(),
-            "{exit:?}"
-        );
+        let exit = assert_no_violation(stage, "fault");
+        assert_eq!(exit, ExitKind::Signalled(libc::SIGSEGV));
     }
+}
+
+#[track_caller]
+fn assert_no_violation(stage: u8, command: &str) -> ExitKind {
+    let (_, exit) = run(stage, command);
+    assert!(
+        matches!(exit, ExitKind::Signalled(_)) && !exit.is_violation(),
+        "{exit:?}"
+    );
+    exit
 }
 
 #[test]

@@ -10,12 +10,13 @@ use std::{
 use clap::Args;
 use serde_json::json;
 use substrate_api::v1;
-use substrate_sandbox::launch::{self, LayerState};
+use substrate_sandbox::launch::{self, HardLimits, LayerState};
 
 use crate::{
     config::Config,
     files::free_bytes,
     home::{DaemonLock, Home},
+    installed,
     keys::{DeviceKey, KeyError},
 };
 
@@ -95,7 +96,13 @@ impl Doctor {
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
         let home = session.home()?;
         let mut findings = vec![folder(&home), configuration(&home), key(&home), disk(&home)];
-        findings.extend(tokio::task::spawn_blocking(machine).await?);
+        findings.extend(
+            tokio::task::spawn_blocking({
+                let home = home.clone();
+                move || machine(&home)
+            })
+            .await?,
+        );
         findings.extend(daemon(&home).await);
         tell(session, &findings)?;
         match findings
@@ -196,14 +203,15 @@ fn disk(home: &Home) -> Finding {
 }
 
 /// The worker and the walls.
-fn machine() -> Vec<Finding> {
-    let worker = match crate::daemon::worker_path() {
-        Ok(path) => Finding::good("worker", path.display().to_string()),
-        Err(error) => Finding::bad(
-            "worker",
-            format!("{error:#}"),
-            "install substrate-worker beside substrate",
-        ),
+fn machine(home: &Home) -> Vec<Finding> {
+    let worker = match installed::worker() {
+        Ok(worker) => Finding::good("worker", worker.path.display().to_string()),
+        Err(error) => {
+            let told = error.to_string();
+            // The errors carry their own hint.
+            let (how, hint) = told.split_once("\nhint: ").unwrap_or((&told, ""));
+            Finding::bad("worker", how, hint)
+        }
     };
     let report = launch::probe(None);
     vec![
@@ -213,7 +221,36 @@ fn machine() -> Vec<Finding> {
         layer("seccomp", &report.seccomp),
         layer("whole wall", &report.whole),
         swap(),
+        hard_limits(home),
     ]
+    .into_iter()
+    .chain(launch::gpu_drivers().iter().map(gpu_wall))
+    .collect()
+}
+
+fn gpu_wall(driver: &launch::GpuDriver) -> Finding {
+    Finding::note(
+        "gpu wall",
+        driver.to_string(),
+        "install the worker built for the processor (docs/gpu.md)",
+    )
+}
+
+/// What the daemon's workers have, or those of one that would be started from here.
+fn hard_limits(home: &Home) -> Finding {
+    let daemon = DaemonLock::holder(home).ok().flatten();
+    // A daemon that has not written its number yet is 0.
+    let daemon = daemon.filter(|process| *process != 0);
+    match HardLimits::of(daemon.unwrap_or_else(std::process::id)) {
+        on @ HardLimits::On => Finding::good("hard limits", on.to_string()),
+        HardLimits::Off { why } => Finding::note(
+            "hard limits",
+            format!(
+                "no cgroup delegated ({why}): resident memory is bounded by address space only"
+            ),
+            "run the daemon under a unit with Delegate=yes (docs/sandbox.md)",
+        ),
+    }
 }
 
 /// Whether what is in memory can end up on a disk.

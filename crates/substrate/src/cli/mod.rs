@@ -169,6 +169,11 @@ pub fn main() -> ExitCode {
     };
     logging::start(cli.log, matches!(command, Command::Serve(_)));
     let session = Session::new(cli.home, cli.json);
+    if let Command::Serve(serve) = &command
+        && let Err(error) = serve.give_up_root(&session)
+    {
+        return story::exit(Err(error), json);
+    }
     let outcome = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -9,7 +9,7 @@ use substrate_record::NodeId;
 
 use crate::{
     config::{self, ByteSize, Hours, IdleSpan, JobType, LendingChange, When},
-    daemon, hardware,
+    hardware, installed,
     keys::DeviceKey,
     models::names::ModelName,
 };
@@ -206,10 +206,10 @@ async fn show_hardware(session: &Session) -> anyhow::Result<()> {
 
 /// What the installed engine could compute on beside the processor.
 async fn engine_gpus() -> Vec<hardware::EngineGpu> {
-    let Ok(worker) = daemon::worker_path() else {
+    let Ok(worker) = installed::worker() else {
         return Vec::new();
     };
-    hardware::engine_gpus(&worker)
+    hardware::engine_gpus(&worker.path)
         .await
         .unwrap_or_else(|error| {
             note(format_args!("{error}"));

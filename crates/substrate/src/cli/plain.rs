@@ -37,12 +37,12 @@ pub fn scope_code(scope: Option<Scope>) -> i32 {
 /// What the answering worker must be walled in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Wall {
-    /// The first, incomplete process wall
+    /// The process wall, or what builds before its suite passed had of it
     Basic,
     /// The process wall with a GPU let through
     #[value(name = "process+gpu")]
     ProcessGpu,
-    /// The whole process wall
+    /// The process wall, demanded by default
     Process,
     /// A virtual machine
     Microvm,

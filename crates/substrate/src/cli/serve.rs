@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use crate::{
-    daemon::{self, DaemonOptions},
+    daemon::{self, DaemonOptions, root},
     home::{DaemonLock, Home},
 };
 
@@ -36,6 +36,10 @@ pub struct Serve {
     #[arg(long, value_name = "MULTIADDR")]
     peer: Vec<String>,
 
+    /// As root only: become this user at once, for good, before anything is opened; needs --home or SUBSTRATE_HOME
+    #[arg(long, value_name = "NAME", conflicts_with = "detach")]
+    user: Option<String>,
+
     /// Start in the background and return once it answers
     #[arg(long)]
     detach: bool,
@@ -46,6 +50,26 @@ pub struct Serve {
 }
 
 impl Serve {
+    /// Gives root up, or refuses it. The program has one thread yet, and has opened nothing.
+    pub fn give_up_root(&self, session: &Session) -> anyhow::Result<()> {
+        let Some(name) = &self.user else {
+            return match root::is_root() {
+                true => Err(anyhow::anyhow!(daemon::ROOT_REFUSED)),
+                false => Ok(()),
+            };
+        };
+        let named = std::env::var_os("SUBSTRATE_HOME").is_some_and(|home| !home.is_empty());
+        if session.named_home().is_none() && !named {
+            return Err(
+                Story::usage("--user needs a home folder that is that user's own")
+                    .hint("name it: `substrate --home DIR serve --user NAME`")
+                    .into(),
+            );
+        }
+        let became = root::become_user(name);
+        became.map_err(|error| Story::new("the daemon did not start").because(error).into())
+    }
+
     /// Runs the daemon until it is told to stop.
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
         let home = session.prepared_home()?;

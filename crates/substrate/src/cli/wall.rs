@@ -150,6 +150,10 @@ impl Tier {
             attempts.push(suite.attempt(place, attack)?);
             bar.inc(1);
         }
+        let limits = match name {
+            Name::Process => format!("; {}", probe(None).hard_limits),
+            Name::Microvm | Name::MicrovmEmulated => String::new(),
+        };
         let escaped = attempts.iter().filter(|attempt| !attempt.denied).count();
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
         Ok(Self {
@@ -157,8 +161,9 @@ impl Tier {
             offered: escaped == 0,
             reason: match escaped {
                 0 => format!(
-                    "{} attacks tried, none got out, {counted} of them succeed without the wall",
-                    attempts.len()
+                    "{} attacks tried, none got out, {counted} of them succeed without the wall; {}",
+                    attempts.len(),
+                    report.hard_limits
                 ),
                 _ => format!("{escaped} of {} attacks got out", attempts.len()),
             },
@@ -238,7 +243,7 @@ fn place(name: Name, ground: &Path) -> anyhow::Result<Result<Box<dyn Place>, Str
     let accelerator = match name {
         Name::Process => {
             let report = probe(None);
-            return Ok(match report.offers_basic() {
+            return Ok(match report.offers_process() {
                 true => Ok(Box::new(ProcessWall)),
                 false => Err(report.whole.to_string()),
             });
@@ -314,7 +319,7 @@ impl Drop for Ground {
 
 /// The attacker beside the worker.
 fn attacker_path() -> anyhow::Result<PathBuf> {
-    let path = crate::daemon::worker_path()?.with_file_name("substrate-wall-attacker");
+    let path = crate::installed::worker_path()?.with_file_name("substrate-wall-attacker");
     match path.is_file() {
         true => Ok(path),
         false => Err(Story::new(format!("there is no {}", path.display()))

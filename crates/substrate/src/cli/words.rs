@@ -132,6 +132,7 @@ pub fn scope(code: i32) -> &'static str {
 /// A wall's name.
 pub fn wall(code: i32) -> &'static str {
     match v1::Wall::try_from(code) {
+        Ok(v1::Wall::Unspecified) => "none",
         Ok(v1::Wall::Basic) => "basic",
         Ok(v1::Wall::ProcessGpu) => "process+gpu",
         Ok(v1::Wall::Process) => "process",

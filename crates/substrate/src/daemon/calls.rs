@@ -23,6 +23,9 @@ use crate::pause::Pause;
 /// Tokens of an image, for the estimate before a worker has counted: those of the most common encoders, 256 to 729.
 const TOKENS_PER_IMAGE: usize = 512;
 
+/// The wall demanded where nobody says which.
+const DEFAULT_DEMAND: WallTier = WallTier::Process;
+
 /// Bytes per token, low: admission and routing must not underestimate a prompt of an odd script.
 const BYTES_PER_TOKEN: usize = 3;
 
@@ -100,7 +103,7 @@ impl Life {
                 param: None,
                 why: error.to_string(),
             })?;
-        let wall = ask.wall.unwrap_or(WallTier::Basic);
+        let wall = ask.wall.unwrap_or(DEFAULT_DEMAND);
         let max_tokens = match &ask.input.prompt {
             Prompt::Texts { texts, .. } => u32::try_from(texts.len()).unwrap_or(u32::MAX),
             Prompt::Chat(_) | Prompt::Text { .. } => ask

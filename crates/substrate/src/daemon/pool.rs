@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use substrate_record::{ContentHash, WallTier};
-use substrate_sandbox::launch::{Wall, WallSpec};
+use substrate_sandbox::launch::{Wall, WallSpec, probe};
 use substrate_sandbox::wire::{self, KvType};
 use tokio::sync::watch;
 
@@ -45,6 +45,8 @@ pub struct WorkerSettings {
     pub binary: PathBuf,
     /// Its SHA-256; another binary is refused.
     pub sha256: ContentHash,
+    /// The wall workers are started behind, tried when the daemon started; or why there is none.
+    pub wall: Result<WallTier, NoWall>,
     /// What computes, as its class names it.
     pub engine_class: String,
     /// Cores of the machine.
@@ -80,20 +82,45 @@ pub struct WorkerSettings {
 impl WorkerSettings {
     /// Whether the engine computes on graphics processors: its class names what it was built for.
     pub fn uses_gpus(&self) -> bool {
-        self.backend() != "cpu"
-    }
-
-    fn backend(&self) -> &str {
-        self.engine_class.split('/').nth(2).unwrap_or("cpu")
+        backend(&self.engine_class) != CPU
     }
 }
 
-/// A worker that opens a graphics processor's driver cannot live behind the wall there is, and none runs without one.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the worker installed here computes on {0}, and there is no wall for graphics processors yet (docs/gpu.md): install the worker built without"
-)]
-pub struct NoWall(String);
+/// What an engine that computes on no graphics processor was built for.
+const CPU: &str = "cpu";
+
+fn backend(engine_class: &str) -> &str {
+    engine_class.split('/').nth(2).unwrap_or(CPU)
+}
+
+/// The wall for workers of this class on this machine, tried now: a child is sent through every layer.
+///
+/// # Errors
+/// There is none, for that reason.
+pub fn try_wall(engine_class: &str) -> Result<WallTier, NoWall> {
+    let backend = backend(engine_class);
+    if backend != CPU {
+        return Err(NoWall::Gpu(backend.to_owned()));
+    }
+    let report = probe(None);
+    match report.offers_process() {
+        true => Ok(WallTier::Process),
+        false => Err(NoWall::Missing(report.whole.to_string())),
+    }
+}
+
+/// Why no worker runs on this machine: none runs without a wall.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoWall {
+    /// A worker that opens a graphics processor's driver cannot live behind the wall there is.
+    #[error(
+        "the worker installed here computes on {0}, and there is no wall for graphics processors yet (docs/gpu.md): install the worker built without"
+    )]
+    Gpu(String),
+    /// The wall was tried, and does not stand on this machine.
+    #[error("no wall stands on this machine: {0}")]
+    Missing(String),
+}
 
 /// A worker that could not be started or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -278,9 +305,9 @@ impl Pool {
         &self.settings
     }
 
-    /// The tier of the wall put up here.
-    pub fn wall(&self) -> WallTier {
-        WallTier::Basic
+    /// The tier of the wall put up here, if one stands.
+    pub fn wall(&self) -> Option<WallTier> {
+        self.settings.wall.as_ref().ok().copied()
     }
 
     /// The model's worker, loading it if need be.
@@ -395,9 +422,7 @@ impl Pool {
 
     /// The wall of a worker for the model in this file.
     fn spec(&self, model: PathBuf) -> Result<WallSpec, NoWall> {
-        if self.settings.uses_gpus() {
-            return Err(NoWall(self.settings.backend().to_owned()));
-        }
+        self.settings.wall.clone()?;
         Ok(WallSpec {
             memory_limit: self.settings.memory_limit,
             expected_worker_sha256: Some(*self.settings.sha256.as_bytes()),

@@ -133,7 +133,7 @@ impl Press {
             free_memory: free_memory(),
             slots: order.slots,
             queue: order.queue,
-            walls: vec![self.context.pool.wall()],
+            walls: self.context.pool.wall().into_iter().collect(),
             tee: None,
             build: crate::BUILD.to_owned(),
             worker_sha256: settings.sha256,

@@ -1,15 +1,14 @@
 //! What one life of the daemon is made of: workers, mesh, node, and the channels between them.
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use substrate_mesh::{Discovery, Limits, MeshConfig};
 use substrate_node::limits::OWN_LIST;
 use substrate_node::{Config as NodeConfig, Node};
-use substrate_record::{ContentHash, NetworkId, SessionNonce};
-use substrate_sandbox::launch::worker_sha256;
+use substrate_record::{NetworkId, SessionNonce};
 use substrate_sandbox::wire::KvType;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::context::{Context, draw};
 use super::life::{Ending, Inboxes, Life, report_channel};
 use super::owner::Owner;
-use super::pool::{Pool, Whose, WorkerSettings};
+use super::pool::{Pool, Whose, WorkerSettings, try_wall};
 use super::publish::Publisher;
 use super::settings::Settings;
 use super::shelf::Shelf;
@@ -29,6 +28,7 @@ use crate::door::Call;
 use crate::grpc::desk::{Desk, now_ms};
 use crate::hardware;
 use crate::home::Home;
+use crate::installed::{self, Worker};
 use crate::pause::Pause;
 
 /// Answers a model gives at the same time, unless the owner says otherwise.
@@ -77,18 +77,20 @@ impl Ready {
 /// # Errors
 /// There is no worker beside this program, or it is not the one in the install manifest.
 pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> {
-    let binary = worker_path()?;
-    let digest =
-        worker_sha256(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    let sha256 = ContentHash::from_bytes(digest);
+    let Worker {
+        path: binary,
+        sha256,
+    } = installed::worker()?;
     let cores = std::thread::available_parallelism()
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     let memory = hardware::detect(home.blobs().as_path()).memory;
     let kv = KvType::from(config.models.kv_cache_type);
     let flash_attention = config.models.flash_attention.unwrap_or(true);
+    let engine_class = engine_class(&binary)? + &class_of_cache(kv, flash_attention);
     let settings = WorkerSettings {
         sha256,
-        engine_class: engine_class(&binary)? + &class_of_cache(kv, flash_attention),
+        wall: try_wall(&engine_class),
+        engine_class,
         binary,
         cores,
         threads: config.lending.cores.unwrap_or(cores).clamp(1, cores),
@@ -150,24 +152,6 @@ fn parse_engine_class(told: &str) -> Option<String> {
     let (_, engine) = told.split_once("(llama.cpp ")?;
     let (revision, backend) = engine.split_once(')')?.0.split_once(", ")?;
     Some(format!("llama.cpp/{revision}/{backend}"))
-}
-
-/// The worker beside this program, or in libexec.
-///
-/// # Errors
-/// There is none.
-pub fn worker_path() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find this program's own path")?;
-    let folder = own.parent().context("this program lies in no folder")?;
-    let candidates = [
-        folder.join("substrate-worker"),
-        folder.join("../libexec/substrate-worker"),
-    ];
-    let found = candidates.iter().find(|path| path.is_file()).cloned();
-    found.with_context(|| {
-        let places = candidates.map(|path| path.display().to_string()).join(" or ");
-        format!("there is no substrate-worker at {places}\nhint: both programs are installed together; from a checkout, `cargo xtask stage` builds both")
-    })
 }
 
 /// How this device shows itself to a mesh.
@@ -262,6 +246,10 @@ pub(super) async fn life(
         measuring: false,
         notes,
     };
+    if let Err(none) = &life.context.pool.settings().wall {
+        life.warnings
+            .push(format!("nothing is answered on this machine: {none}"));
+    }
     life.refuse_unlent();
     Ok(Ready {
         life,
@@ -276,7 +264,7 @@ fn node(context: &Context, session: SessionNonce, settings: &Config) -> Node {
         own: context.me,
         session,
         slots: context.pool.settings().slots,
-        walls: vec![context.pool.wall()],
+        walls: context.pool.wall().into_iter().collect(),
         isolated: true,
         own_list: usize::try_from(settings.api.max_queue).unwrap_or(OWN_LIST),
     };

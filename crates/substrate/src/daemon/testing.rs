@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_record::{ContentHash, Genesis, Verified};
+use substrate_record::{ContentHash, Genesis, Verified, WallTier};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -100,6 +100,7 @@ pub fn no_worker() -> WorkerSettings {
     WorkerSettings {
         binary: PathBuf::from("/nonexistent/substrate-worker"),
         sha256: ContentHash::of(b"worker"),
+        wall: Ok(WallTier::Process),
         engine_class: ENGINE.to_owned(),
         cores: 1,
         threads: 1,

@@ -29,7 +29,7 @@ fn the_answer_goes_to_stdout_and_news_to_stderr() {
         node 11111111 (direct) reads 12 tokens, attempt 1
         node 11111111 is gone after 1 token (its connection was lost); the answer goes on at another
         node 22222222 (direct) reads 12 tokens, attempt 2
-        node 22222222 (direct), scope circle, wall basic: 12 + 50 tokens, 25.0 tok/s, begun after 210 ms, 2.2 s in all, attempts 2, ended by stop, receipt cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
+        node 22222222 (direct), scope circle, wall process: 12 + 50 tokens, 25.0 tok/s, begun after 210 ms, 2.2 s in all, attempts 2, ended by stop, receipt cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
     "#]]);
 }
 

@@ -68,7 +68,7 @@ fn jobs_and_peers_are_told() {
         api       http://127.0.0.1:11535
         listen    /ip4/127.0.0.1/udp/11536/quic-v1
         lending   off
-        wall      basic
+        wall      process
         peers     1 connected
         jobs      1 running, 2 waiting
         memory    42 MB
@@ -93,7 +93,7 @@ fn every_list_is_json_too() {
     let home = &Daemon::start();
     let home = &home.home;
     assert_eq!(home.json(&["ls"])["models"][1]["nodes"][0], "22".repeat(32));
-    assert_eq!(home.json(&["ps"])["models"][0]["wall"], "basic");
+    assert_eq!(home.json(&["ps"])["models"][0]["wall"], "process");
     assert_eq!(home.json(&["jobs"])["jobs"][0]["queue"]["position"], 2);
     assert_eq!(home.json(&["peers"])["peers"][0]["skew_ms"], -172_800_000);
     assert_eq!(home.json(&["status"])["network"]["name"], "friends");

@@ -219,7 +219,7 @@ mod tests {
             max_tokens: 100,
             deadline_ms: 1,
             input_commitment: commitment(2),
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             isolated: false,
             parents: Vec::new(),
             policy: Policy {
@@ -237,7 +237,7 @@ mod tests {
             manifest: manifest.id(),
             engine_class: String::new(),
             worker_sha256: ContentHash::of(b""),
-            wall: WallTier::Basic,
+            wall: WallTier::Process,
             n_in: 10,
         };
         sign(WORKER, body)

@@ -462,7 +462,7 @@ fn finished(finish: FinishReason, n_in: u32, n_out: u32) -> JobEvent {
         node: node(7),
         route: Route::Direct,
         scope: Scope::Circle,
-        wall: WallTier::Basic,
+        wall: WallTier::Process,
         isolated: false,
         attempts: 1,
         receipt: Some(RecordId::from_bytes([3; 32])),

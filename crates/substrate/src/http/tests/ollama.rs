@@ -18,7 +18,7 @@ async fn a_chat_streams_lines_and_ends_with_totals() {
         {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":"Hello"},"done":false}
         {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":" world"},"done":false}
         {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":"!"},"done":false}
-        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":3,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":3,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
 
     "#]]).await;
 }
@@ -29,7 +29,7 @@ async fn a_generation_streams_responses() {
         200
         {"model":"tiny:1","created_at":T,"response":"Hello","done":false}
         {"model":"tiny:1","created_at":T,"response":" world","done":false}
-        {"model":"tiny:1","created_at":T,"response":"","done":true,"done_reason":"length","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":2,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+        {"model":"tiny:1","created_at":T,"response":"","done":true,"done_reason":"length","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":2,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
 
     "#]]).await;
 }
@@ -39,7 +39,7 @@ async fn a_whole_answer_is_one_object_with_headers() {
     let heard = post("/api/chat", r#"{"model":"tiny","stream":false,"logprobs":true,"messages":[{"role":"user","content":"hi"}],"options":{"num_predict":1}}"#).await;
     expect![[r#"
         200
-        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":"Hello"},"done":true,"done_reason":"length","logprobs":[{"token":"Hello","logprob":-0.5,"bytes":[72,101,108,108,111]}],"total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":1,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":"Hello"},"done":true,"done_reason":"length","logprobs":[{"token":"Hello","logprob":-0.5,"bytes":[72,101,108,108,111]}],"total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":1,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
     "#]].assert_eq(&heard.told());
     assert_eq!(heard.header("x-substrate-route"), "direct");
     assert_eq!(
@@ -90,7 +90,7 @@ async fn an_empty_prompt_loads_and_keep_alive_zero_unloads() {
         {"error":"model \"none:1\" not found, try pulling it first; usable now: tiny:1"}
         200
         {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":"Hello"},"done":false}
-        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":""},"done":true,"done_reason":"length","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":1,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+        {"model":"tiny:1","created_at":T,"message":{"role":"assistant","content":""},"done":true,"done_reason":"length","total_duration":433000000,"load_duration":0,"prompt_eval_count":5,"prompt_eval_duration":30000000,"eval_count":1,"eval_duration":400000000,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
 
     "#]].assert_eq(&told);
     let kept = format!("{:?}", double.seen.kept_alive.lock().unwrap());
@@ -272,7 +272,7 @@ async fn vectors_are_cut_to_what_was_asked_and_a_wish_without_texts_loads() {
     let body = r#"{"model":"tiny:1","input":["a","b"],"dimensions":2}"#;
     check("/api/embed", body, expect![[r#"
         200
-        {"model":"tiny:1","embeddings":[[0.6,0.8],[-0.6,-0.8]],"total_duration":433000000,"load_duration":0,"prompt_eval_count":6,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
+        {"model":"tiny:1","embeddings":[[0.6,0.8],[-0.6,-0.8]],"total_duration":433000000,"load_duration":0,"prompt_eval_count":6,"substrate":{"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}}
     "#]]).await;
     check(
         "/api/embeddings",

@@ -29,7 +29,7 @@ async fn a_stream_is_role_text_finish_usage_facts_done() {
 
         data: {"id":"chatcmpl-00000000000000000000000000000001","object":"chat.completion.chunk","created":T,"model":"tiny:1","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}}
 
-        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
+        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
 
         data: [DONE]
 
@@ -50,7 +50,7 @@ async fn a_plain_stream_has_no_usage() {
 
         data: {"id":"chatcmpl-00000000000000000000000000000001","object":"chat.completion.chunk","created":T,"model":"tiny:1","system_fingerprint":"sha256:0404040404040404040404040404040404040404040404040404040404040404","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}
 
-        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
+        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
 
         data: [DONE]
 
@@ -76,14 +76,14 @@ async fn a_stream_shows_its_queue_and_its_moves_as_comments() {
         : queue {"position":3,"expected_wait_ms":900,"why":"3 jobs are ahead"}
         : queue {"position":0,"expected_wait_ms":100,"why":"next"}
         : started {"attempt":1,"node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct"}
-        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
+        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
     "#]].assert_eq(&comments(&told));
     let told = post(CHAT, &body("moves:1")).await.told();
     expect![[r#"
         : started {"attempt":1,"node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct"}
         : moved {"from":"0202020202020202020202020202020202020202020202020202020202020202","after_tokens":1,"why":"no heartbeat for 1.8 s"}
         : started {"attempt":2,"node":"0808080808080808080808080808080808080808080808080808080808080808","route":"direct"}
-        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
+        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
     "#]].assert_eq(&comments(&told));
 }
 
@@ -195,7 +195,7 @@ async fn completions_have_text_and_offsets() {
 
         data: {"id":"cmpl-00000000000000000000000000000001","object":"text_completion","created":T,"model":"tiny:1","system_fingerprint":"sha256:0404040404040404040404040404040404040404040404040404040404040404","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}
 
-        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"basic","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
+        : substrate {"job":"00000000000000000000000000000001","node":"0707070707070707070707070707070707070707070707070707070707070707","route":"direct","scope":"circle","wall":"process","isolated":false,"attempts":1,"receipt":"0303030303030303030303030303030303030303030303030303030303030303","model_sha256":"0404040404040404040404040404040404040404040404040404040404040404","timings_ms":{"queue":1,"route":2,"load":0,"prefill":30,"decode":400,"total":433}}
 
         data: [DONE]
 

@@ -54,7 +54,7 @@ fn manifest(context: &Context) -> JobManifest {
         max_tokens: 100,
         deadline_ms: 60_000,
         input_commitment: commitment,
-        wall: WallTier::Basic,
+        wall: WallTier::Process,
         isolated: false,
         parents: Vec::new(),
         policy: Policy {

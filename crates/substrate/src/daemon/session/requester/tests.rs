@@ -70,7 +70,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         client: None,
         sampler: SAMPLER,
         max_tokens: 100,
-        wall: WallTier::Basic,
+        wall: WallTier::Process,
         deadline_ms: 60_000,
         ids: Vec::new(),
         manifests: VecDeque::new(),
@@ -187,7 +187,7 @@ impl Stage {
                 manifest: manifest.id(),
                 engine_class: ENGINE.to_owned(),
                 worker_sha256: ContentHash::of(b"worker"),
-                wall: WallTier::Basic,
+                wall: WallTier::Process,
                 n_in: 5,
             },
         );
