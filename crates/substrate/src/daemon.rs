@@ -120,6 +120,12 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
 async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> anyhow::Result<()> {
     let config = Config::load(&home)?;
     let mut opened = Opened::open(&home, &config)?;
+    let (place, settings) = (home.clone(), config.clone());
+    let machines = context::blocking(move || start::machines(&place, &settings)).await;
+    if let Err(why) = &machines {
+        tracing::info!(%why, "no virtual machines");
+    }
+    opened.pool = opened.pool.with_machines(machines);
     let (door, mut calls) = Door::new();
     // The listeners' own end: they answer, if only to refuse, until the last life has drained.
     let stop = CancellationToken::new();

@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use zeroize::Zeroize;
 
+use super::context::blocking;
+
 mod claims;
 mod readers;
 
@@ -113,7 +115,7 @@ impl Engine {
         let facts = timeout(deadline, await_loaded(&mut read, &mut decoder, &process))
             .await
             .map_err(|_| silent("load the model", deadline))??;
-        process.require_seals()?;
+        process.require_seals().await?;
         Ok(Self::run(read, write, decoder, process, pid, facts))
     }
 
@@ -378,14 +380,16 @@ impl Process {
 
     /// Its seals, by the kernel's word and not by its own. Where the system hides processes from their users (`hidepid`), there is
     /// no word to be had, and the worker's must do.
-    fn require_seals(&self) -> Result<(), WorkError> {
-        let seen = lock(&self.0).outside_view();
+    async fn require_seals(self: &Arc<Self>) -> Result<(), WorkError> {
+        let process = self.clone();
+        // A worker's own machine takes its time to answer.
+        let seen = blocking(move || lock(&process.0).is_sealed()).await;
         match seen {
-            Ok(view) if view.is_sealed() => Ok(()),
-            Ok(view) => {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 self.kill();
                 Err(WorkError::Crashed {
-                    how: format!("it says it is sealed, and the kernel says {view:?}"),
+                    how: "it says it is sealed, and the kernel says it is not".to_owned(),
                 })
             }
             Err(error) => {

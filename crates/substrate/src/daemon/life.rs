@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use substrate_mesh::{MeshEvent, MessageToken};
 use substrate_node::{AttemptId, Event, MoveReason, Node, Refusal, Timestamp};
-use substrate_record::{JobId, NodeId, RecordId, Scope, SessionNonce};
+use substrate_record::{JobId, NodeId, RecordId, Scope, SessionNonce, WallTier};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -117,6 +117,8 @@ pub struct Life {
     /// The daemon ends with this life, which takes nothing new any more.
     pub(super) stopping: bool,
     pub(super) warnings: Vec<String>,
+    /// Walls as last told to the node, and so for models.
+    pub(super) told_walls: Vec<WallTier>,
     /// Own models as last told to the node, so that housekeeping tells only changes.
     pub(super) told_models: Vec<substrate_node::OwnModel>,
     /// Entries this machine could answer with and no longer can, as long as a job asks for them.
@@ -323,12 +325,27 @@ impl Life {
     async fn keep_house(&mut self) {
         self.context.pool.expire().await;
         self.context.pool.fit_threads();
+        self.tell_walls();
         self.tell_models();
         self.fail_hopeless();
         self.announce_entries();
         self.top_up();
         self.mind_invites();
         self.tell_lending();
+    }
+
+    /// A wall that did not hold is not offered any more.
+    fn tell_walls(&mut self) {
+        let walls = self.context.pool.walls();
+        if walls == self.told_walls {
+            return;
+        }
+        if let Some(why) = self.context.pool.no_machines() {
+            self.warnings
+                .push(format!("virtual machines are no wall here any more: {why}"));
+        }
+        self.told_walls.clone_from(&walls);
+        self.handle(Event::WallsChanged(walls));
     }
 }
 

@@ -24,11 +24,13 @@ use crate::models::parts::Parts;
 
 mod alone;
 mod loading;
+mod machines;
 mod measuring;
 mod room;
 mod taken;
 
 pub use loading::Fit;
+pub use machines::{MachineSettings, Machines, NoMachines};
 pub use taken::Whose;
 
 /// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
@@ -37,6 +39,9 @@ const DEFAULT_CONTEXT: u32 = 4096;
 /// Whole contexts the cache of a model holds, for all its answers and kept prefixes together. Few conversations are as
 /// long as a context allows, and a long one takes the room of prefixes first.
 const CONTEXTS: u32 = 2;
+
+/// The wall of every worker but those in machines, which have it around them, too.
+const USUAL: WallTier = WallTier::Process;
 
 /// How workers are made on this machine.
 #[derive(Debug, Clone)]
@@ -163,6 +168,8 @@ pub struct Pool {
     models: Arc<Mutex<BTreeMap<Parts, Arc<Slot>>>>,
     /// Workers of one job each.
     alone: alone::Alone,
+    /// Virtual machines for those of them that demand one.
+    machines: Arc<Result<Machines, NoMachines>>,
     /// The models that have a name here, and the name.
     known: Arc<Mutex<BTreeMap<Parts, String>>>,
     /// Contexts that models made from others want, the longest of each.
@@ -204,6 +211,8 @@ struct Seen {
     loading: Option<Loading>,
     /// It is one job's own.
     alone: bool,
+    /// What it runs behind, if not behind the usual wall.
+    wall: Option<WallTier>,
 }
 
 impl Seen {
@@ -224,6 +233,8 @@ pub struct Loading {
     pub since: Instant,
     /// It is for one job alone.
     pub alone: bool,
+    /// What it will run behind, if not behind the usual wall.
+    pub wall: Option<WallTier>,
 }
 
 /// How far a load is.
@@ -263,12 +274,18 @@ pub struct Loaded {
     pub expires_ms: Option<u64>,
     /// It works for one job alone and ends with it.
     pub alone: bool,
+    /// What it runs behind.
+    pub wall: WallTier,
 }
 
 /// Keeps a worker loaded while a job uses it.
 pub struct Lease {
     /// The worker.
     pub engine: Engine,
+    /// What it runs behind.
+    pub wall: WallTier,
+    /// What it is, for its Accept: the digest of its binary, or the name of its guest's image.
+    pub worker: ContentHash,
     slot: Arc<Slot>,
     released: Arc<tokio::sync::Notify>,
     _stake: taken::Stake,
@@ -289,6 +306,7 @@ impl Pool {
             blobs,
             models: Arc::default(),
             alone: alone::Alone::default(),
+            machines: Arc::new(Err(NoMachines("none were tried".to_owned()))),
             known: Arc::default(),
             wished: Arc::default(),
             inspected: Arc::default(),
@@ -300,6 +318,14 @@ impl Pool {
         }
     }
 
+    /// With virtual machines as a second wall, or why there are none.
+    pub fn with_machines(self, machines: Result<Machines, NoMachines>) -> Self {
+        Self {
+            machines: Arc::new(machines),
+            ..self
+        }
+    }
+
     /// How workers are made.
     pub fn settings(&self) -> &WorkerSettings {
         &self.settings
@@ -308,6 +334,28 @@ impl Pool {
     /// The tier of the wall put up here, if one stands.
     pub fn wall(&self) -> Option<WallTier> {
         self.settings.wall.as_ref().ok().copied()
+    }
+
+    /// Every wall that stands here now, the usual one first.
+    pub fn walls(&self) -> Vec<WallTier> {
+        let machines = self.machines.as_ref().as_ref().ok();
+        let machines = machines.and_then(Machines::tier);
+        self.wall().into_iter().chain(machines).collect()
+    }
+
+    /// The wall that a job with this demand gets: the first that is enough.
+    pub fn wall_for(&self, demand: WallTier) -> WallTier {
+        let walls = self.walls();
+        let enough = walls.iter().find(|wall| wall.satisfies(demand));
+        enough.copied().unwrap_or(USUAL)
+    }
+
+    /// Why there are no virtual machines, if there are none or none any more.
+    pub fn no_machines(&self) -> Option<NoMachines> {
+        match self.machines.as_ref() {
+            Ok(machines) => machines.withdrawn(),
+            Err(why) => Some(why.clone()),
+        }
     }
 
     /// The model's worker, loading it if need be.
@@ -334,7 +382,7 @@ impl Pool {
         let engine = match held.as_ref().filter(|engine| engine.is_alive()) {
             Some(engine) => engine.clone(),
             None => {
-                let engine = self.load(parts, slot, self.settings.slots).await?;
+                let engine = self.load(parts, slot, self.shared()).await?;
                 *held = Some(engine.clone());
                 engine
             }
@@ -347,6 +395,8 @@ impl Pool {
         drop(held);
         Ok(Lease {
             engine,
+            wall: USUAL,
+            worker: self.settings.sha256,
             slot: slot.clone(),
             released: self.released.clone(),
             _stake: stake,
@@ -556,6 +606,7 @@ impl Slot {
             busy: seen.busy,
             expires_ms: expires_ms.filter(|_| !seen.alone),
             alone: seen.alone,
+            wall: seen.wall.unwrap_or(USUAL),
         })
     }
 }

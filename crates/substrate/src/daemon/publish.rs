@@ -13,6 +13,7 @@ use substrate_mesh::entries::entries_frames;
 use substrate_node::Audience;
 use substrate_record::{
     Capability, Hardware, ModelOffer, NodeId, Place, Record, RecordId, SignError, Stream, Verified,
+    WallTier,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -133,7 +134,10 @@ impl Press {
             free_memory: free_memory(),
             slots: order.slots,
             queue: order.queue,
-            walls: self.context.pool.wall().into_iter().collect(),
+            // An emulated machine is nobody's but its owner's.
+            walls: (self.context.pool.walls().into_iter())
+                .filter(|wall| *wall != WallTier::MicrovmEmulated)
+                .collect(),
             tee: None,
             build: crate::BUILD.to_owned(),
             worker_sha256: settings.sha256,

@@ -9,6 +9,7 @@ use substrate_mesh::{Discovery, Limits, MeshConfig};
 use substrate_node::limits::OWN_LIST;
 use substrate_node::{Config as NodeConfig, Node};
 use substrate_record::{NetworkId, SessionNonce};
+use substrate_sandbox::microvm::Trust;
 use substrate_sandbox::wire::KvType;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +18,13 @@ use tokio_util::task::TaskTracker;
 use super::context::{Context, draw};
 use super::life::{Ending, Inboxes, Life, report_channel};
 use super::owner::Owner;
-use super::pool::{Pool, Whose, WorkerSettings, try_wall};
+use super::pool::{MachineSettings, Machines, NoMachines, Pool, Whose, WorkerSettings, try_wall};
 use super::publish::Publisher;
 use super::settings::Settings;
 use super::shelf::Shelf;
 use super::{DaemonOptions, Opened};
 use crate::blobs::Blobs;
-use crate::config::{Config, KeepAlive};
+use crate::config::{Config, KeepAlive, MicrovmUse};
 use crate::door::Call;
 use crate::grpc::desk::{Desk, now_ms};
 use crate::hardware;
@@ -120,6 +121,33 @@ pub fn pool(home: &Home, config: &Config, blobs: Blobs) -> anyhow::Result<Pool> 
         },
     };
     Ok(Pool::new(settings, blobs))
+}
+
+/// Virtual machines as a wall, if the owner's settings and this machine have them. Blocks while one boots.
+///
+/// # Errors
+/// Why there are none.
+pub fn machines(home: &Home, config: &Config) -> Result<Machines, NoMachines> {
+    if config.walls.microvm == MicrovmUse::Off {
+        return Err(NoMachines("walls.microvm is \"off\"".to_owned()));
+    }
+    let (image, name) = installed::guest_image().map_err(|error| NoMachines(error.to_string()))?;
+    let trust = match (config.walls.image_key, name) {
+        (Some(key), _) => Trust::Key(key),
+        (None, Some(name)) => Trust::Name(*name.as_bytes()),
+        (None, None) => {
+            return Err(NoMachines(
+                "no guest image was installed (from a checkout, `cargo xtask image` builds it)"
+                    .to_owned(),
+            ));
+        }
+    };
+    Machines::try_out(MachineSettings {
+        image,
+        trust,
+        folder: home.machines(),
+        emulated: config.walls.microvm == MicrovmUse::Emulated,
+    })
 }
 
 /// The engine's class, PROTOCOL.md 2, as the worker tells it: `llama.cpp/<rev>/<backend>/<x86-64 level>`.
@@ -241,6 +269,7 @@ pub(super) async fn life(
         ending: Ending::Stopped,
         stopping: false,
         warnings: Vec::new(),
+        told_walls: opened.pool.walls(),
         told_models: Vec::new(),
         lost: Default::default(),
         measuring: false,
@@ -249,6 +278,12 @@ pub(super) async fn life(
     if let Err(none) = &life.context.pool.settings().wall {
         life.warnings
             .push(format!("nothing is answered on this machine: {none}"));
+    }
+    if let (MicrovmUse::Emulated, Some(why)) =
+        (config.walls.microvm, life.context.pool.no_machines())
+    {
+        life.warnings
+            .push(format!("virtual machines are no wall here: {why}"));
     }
     life.refuse_unlent();
     Ok(Ready {
@@ -264,7 +299,7 @@ fn node(context: &Context, session: SessionNonce, settings: &Config) -> Node {
         own: context.me,
         session,
         slots: context.pool.settings().slots,
-        walls: context.pool.wall().into_iter().collect(),
+        walls: context.pool.walls(),
         isolated: true,
         own_list: usize::try_from(settings.api.max_queue).unwrap_or(OWN_LIST),
     };

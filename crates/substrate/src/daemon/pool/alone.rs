@@ -6,7 +6,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Lease, LoadError, Pool, Seen, Slot, Whose, lock};
+use substrate_record::WallTier;
+
+use super::loading::Manner;
+use super::{Lease, LoadError, Machines, Pool, Seen, Slot, USUAL, Whose, lock};
 use crate::daemon::engine::Engine;
 use crate::models::parts::Parts;
 
@@ -24,10 +27,11 @@ pub(super) struct End {
 }
 
 impl Alone {
-    fn open(&self, parts: Parts) -> End {
+    fn open(&self, parts: Parts, wall: WallTier) -> End {
         let seen = Seen {
             busy: 1,
             alone: true,
+            wall: Some(wall),
             ..Seen::default()
         };
         let slot = Arc::new(Slot {
@@ -71,28 +75,43 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Pool::lease`].
-    pub async fn lease_alone(&self, parts: &Parts, whose: Whose) -> Result<Lease, LoadError> {
-        let end = self.alone.open(*parts);
+    pub async fn lease_alone(
+        &self,
+        parts: &Parts,
+        whose: Whose,
+        wall: WallTier,
+    ) -> Result<Lease, LoadError> {
+        let end = self.alone.open(*parts, wall);
         let slot = end.slot.clone();
         let stake = self.stake(&slot, whose);
+        let manner = Manner {
+            slots: ONE_ANSWER,
+            wall,
+        };
         let engine = tokio::select! {
             biased;
             () = self.taken_from(whose) => return Err(LoadError::TakenBack),
-            engine = self.load(parts, &slot, ONE_ANSWER) => engine?,
+            engine = self.load(parts, &slot, manner) => engine?,
         };
-        Ok(self.leased_alone(engine, slot, stake, end))
+        Ok(self.leased_alone(engine, wall, slot, stake, end))
     }
 
     fn leased_alone(
         &self,
         engine: Engine,
+        wall: WallTier,
         slot: Arc<Slot>,
         stake: super::taken::Stake,
         end: End,
     ) -> Lease {
         lock(&slot.seen).engine = Some(engine.clone());
+        let image = self.machines.as_ref().as_ref().ok().map(Machines::image);
         Lease {
             engine,
+            wall,
+            worker: image
+                .filter(|_| wall != USUAL)
+                .unwrap_or(self.settings.sha256),
             slot,
             released: self.released.clone(),
             _stake: stake,
@@ -122,7 +141,11 @@ mod tests {
         let turn = pool.turns.lock().await;
         let ask = || {
             let pool = pool.clone();
-            tokio::spawn(async move { pool.lease_alone(&model(1), Whose::Owners).await.map(drop) })
+            tokio::spawn(async move {
+                pool.lease_alone(&model(1), Whose::Owners, USUAL)
+                    .await
+                    .map(drop)
+            })
         };
         let (waits, given_up) = (ask(), ask());
         let two = async || (pool.loading().len() == 2).then_some(());
@@ -146,7 +169,7 @@ mod tests {
         let blobs = Blobs::open(folder.path()).expect("blobs");
         let pool = Pool::new(no_worker(), blobs);
         pool.take_back();
-        let others = pool.lease_alone(&model(1), Whose::Others).await;
+        let others = pool.lease_alone(&model(1), Whose::Others, USUAL).await;
         assert!(matches!(others, Err(LoadError::TakenBack)));
         assert!(pool.alone.slots().is_empty());
     }

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use substrate_record::ContentHash;
-use substrate_sandbox::launch::{Wall, WallSpec};
+use substrate_record::{ContentHash, WallTier};
+use substrate_sandbox::launch::{Wall, WallSpec, Worker};
 use substrate_sandbox::wire::{Failure, Load, ModelFacts, OnGpu, ToWorker};
 use tokio::time::timeout;
 
+use super::machines::Work;
 use super::room::{self, Resident, Step};
-use super::{CONTEXTS, LoadError, Loading, Pool, Slot, Stage, lock};
+use super::{CONTEXTS, LoadError, Loading, Pool, Slot, Stage, USUAL, lock};
 use crate::daemon::context::blocking;
 use crate::daemon::engine::{self, Engine, WorkError};
 use crate::daemon::views::memory_of;
@@ -33,6 +34,15 @@ const PART_FOR_OWN_CELLS: u64 = 8;
 /// How long a load waits for a job to end before it looks again: an engine may also die.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Answers at a time.
+    pub slots: u32,
+    /// Behind which wall.
+    pub wall: WallTier,
+}
+
 /// What a model would take here now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fit {
@@ -45,27 +55,40 @@ pub struct Fit {
 }
 
 impl Pool {
-    /// Loads a model whose slot the caller holds, for so many answers at a time.
+    /// For everybody's answers, behind the usual wall.
+    pub(super) fn shared(&self) -> Manner {
+        Manner {
+            slots: self.settings.slots,
+            wall: USUAL,
+        }
+    }
+
+    /// Loads a model whose slot the caller holds.
     pub(super) async fn load(
         &self,
         parts: &Parts,
         slot: &Slot,
-        slots: u32,
+        manner: Manner,
     ) -> Result<Engine, LoadError> {
         let under_way = UnderWay::begin(slot);
         let _turn = self.turns.lock().await;
         under_way.enter(Stage::Reading);
         let facts = self.inspected(parts).await?;
         under_way.enter(Stage::MakingRoom);
-        let (mut setting, place) = self.make_room(parts, &facts, slots).await?;
+        let (mut setting, place) = self.make_room(parts, &facts, manner.slots).await?;
         under_way.enter(Stage::Loading);
-        let mut loaded = self.load_with(parts, &setting, place).await;
+        let load = async |setting: &Setting| {
+            let estimate = fit::estimate(&facts.shape, facts.n_vocab, setting);
+            let worker = self.launch_in(manner.wall, parts, estimate.total()).await?;
+            self.load_with(worker, parts, setting, place).await
+        };
+        let mut loaded = load(&setting).await;
         if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
             && is_out_of_memory(error)
         {
             tracing::warn!(model = %parts, %error, context = smaller.context, "loading once more with a smaller context");
             setting = smaller;
-            loaded = self.load_with(parts, &setting, place).await;
+            loaded = load(&setting).await;
         }
         let engine = loaded?;
         let estimate = fit::estimate(&facts.shape, facts.n_vocab, &setting);
@@ -75,11 +98,11 @@ impl Pool {
 
     async fn load_with(
         &self,
+        worker: Worker,
         parts: &Parts,
         setting: &Setting,
         place: Place,
     ) -> Result<Engine, LoadError> {
-        let worker = self.launch(parts).await?;
         let threads = lock(&self.free).threads();
         let load = Load {
             n_ctx: setting.context,
@@ -106,7 +129,38 @@ impl Pool {
         Ok(engine)
     }
 
-    async fn launch(&self, parts: &Parts) -> Result<substrate_sandbox::launch::Worker, LoadError> {
+    /// A worker behind this wall, which is reckoned to take so many bytes.
+    async fn launch_in(
+        &self,
+        wall: WallTier,
+        parts: &Parts,
+        bytes: u64,
+    ) -> Result<Worker, LoadError> {
+        if wall == USUAL {
+            return self.launch(parts).await;
+        }
+        self.check(parts).await?;
+        let path = |digest| self.blobs.path(&digest);
+        let work = Work {
+            files: [
+                Some(path(parts.weights)),
+                parts.projector.map(path),
+                parts.adapter.map(path),
+            ],
+            memory: bytes,
+            processors: lock(&self.free).threads().max(1),
+        };
+        let machines = self.machines.clone();
+        let worker = blocking(move || match machines.as_ref() {
+            Ok(machines) => machines.worker(&work),
+            Err(why) => Err(why.clone()),
+        });
+        worker
+            .await
+            .map_err(|error| LoadError::Wall(error.to_string()))
+    }
+
+    async fn launch(&self, parts: &Parts) -> Result<Worker, LoadError> {
         self.check(parts).await?;
         let path = |digest| self.blobs.path(&digest);
         let spec = self.spec(path(parts.weights));
@@ -406,6 +460,7 @@ impl<'a> UnderWay<'a> {
             stage: Stage::Waiting,
             since: Instant::now(),
             alone: seen.alone,
+            wall: seen.wall,
         });
         drop(seen);
         Self(slot)

@@ -8,7 +8,7 @@ use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, JobKind, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
+    Commitment, JobKind, JobManifest, NodeId, Salt, WallTier, commit, output_bytes, seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
 use tokio_util::sync::CancellationToken;
@@ -92,13 +92,14 @@ impl Input {
     }
 }
 
-/// A sequence that is ready to begin, and the lease that keeps its worker loaded.
+/// A sequence that is ready to begin.
 pub struct Running {
     /// Prompt tokens.
     pub n_in: u32,
     /// The sequence.
     pub sequence: Sequence,
-    _lease: Lease,
+    /// Keeps its worker loaded.
+    pub lease: Lease,
 }
 
 /// Why work could not start.
@@ -199,8 +200,11 @@ pub async fn prepare(
         no_room: false,
         private: false,
     })?;
-    let lease = match manifest.isolated {
-        true => pool.lease_alone(&parts, whose).await?,
+    let wall = pool.wall_for(manifest.wall);
+    // A machine is one job's own, whether or not that was asked for.
+    let alone = manifest.isolated || wall != WallTier::Process;
+    let lease = match alone {
+        true => pool.lease_alone(&parts, whose, wall).await?,
         false => pool.lease(&parts, whose).await?,
     };
     let seed = seed_for_choice(&input.seed, 0);
@@ -212,7 +216,7 @@ pub async fn prepare(
         resume: std::mem::take(&mut input.resume),
         max_tokens: manifest.max_tokens,
         partition: partition(&requester, input.partition.unwrap_or_default()),
-        reuse: input.partition.is_some() && !manifest.isolated,
+        reuse: input.partition.is_some() && !alone,
     };
     // A load goes on for whoever waits for it too; a prompt is this job's alone.
     let (n_in, sequence) = tokio::select! {
@@ -232,7 +236,7 @@ pub async fn prepare(
     Ok(Running {
         n_in,
         sequence,
-        _lease: lease,
+        lease,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use substrate_mesh::Offence;
 use substrate_mesh::job::{JobFrame, RefusalCode};
-use substrate_record::{JobKind, JobManifest, NodeId, Signed, Verified};
+use substrate_record::{JobKind, JobManifest, NodeId, Signed, Verified, WallTier};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -31,7 +31,7 @@ pub async fn accept(
     };
     match first {
         JobFrame::Offer { manifest } => match open_offer(&context, from, &manifest) {
-            Ok(manifest) => match unserved(&context, manifest.body()) {
+            Ok(manifest) => match unserved(&context, manifest.body(), from == context.me) {
                 None => Session::run(context, from, manifest, io, reports).await,
                 Some((why, detail)) => refuse(&mut io, why, detail.to_owned()).await,
             },
@@ -98,12 +98,22 @@ fn open_offer(
 }
 
 /// What no node of this build can do, whatever its owner and its queue say: told before any input is read.
-fn unserved(context: &Context, manifest: &JobManifest) -> Option<(RefusalCode, &'static str)> {
+fn unserved(
+    context: &Context,
+    manifest: &JobManifest,
+    is_own: bool,
+) -> Option<(RefusalCode, &'static str)> {
     let engine = &context.pool.settings().engine_class;
     if manifest.policy.rules_hash != context.desk.genesis.body().rules_hash {
         return Some((
             RefusalCode::BadManifest,
             "the manifest is under other rules",
+        ));
+    }
+    if manifest.wall == WallTier::MicrovmEmulated && !is_own {
+        return Some((
+            RefusalCode::WallUnmet,
+            "an emulated machine serves its owner alone",
         ));
     }
     let why = if manifest.kind == JobKind::Embed && manifest.resume_tokens > 0 {

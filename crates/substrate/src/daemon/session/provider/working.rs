@@ -55,15 +55,11 @@ impl Session {
         };
         let n_in = running.n_in;
         let settings = self.context.pool.settings();
-        let wall = match &settings.wall {
-            Ok(wall) => *wall,
-            Err(none) => return self.fail(WorkFailure::Crashed, none.to_string()).await,
-        };
         let accept = self.context.sign(Accept {
             manifest: self.manifest.id(),
             engine_class: settings.engine_class.clone(),
-            worker_sha256: settings.sha256,
-            wall,
+            worker_sha256: running.lease.worker,
+            wall: running.lease.wall,
             n_in,
         });
         let accept = match accept {
