@@ -161,9 +161,8 @@ impl Tier {
             offered: escaped == 0,
             reason: match escaped {
                 0 => format!(
-                    "{} attacks tried, none got out, {counted} of them succeed without the wall; {}",
-                    attempts.len(),
-                    report.hard_limits
+                    "{} attacks tried, none got out, {counted} of them succeed without the wall{limits}",
+                    attempts.len()
                 ),
                 _ => format!("{escaped} of {} attacks got out", attempts.len()),
             },

@@ -174,7 +174,7 @@ async fn a_job_gets_a_worker_of_its_own_if_the_header_says_so() {
         let headers = [("x-substrate-isolated", wish)];
         let asked = request("POST", "/v1/chat/completions", &headers, ASK);
         let heard = send(&mut router, asked).await;
-        let isolated = double.asks().last().map(|ask| ask.isolated);
+        let isolated = double.seen.isolated.lock().unwrap().last().copied();
         told += &format!("{wish}: {} {isolated:?}\n", heard.status.as_u16());
     }
     expect![[r#"
