@@ -16,9 +16,12 @@ use crate::models::parts::Parts;
 /// Answers at a time in such a worker.
 const ONE_ANSWER: u32 = 1;
 
+/// A model, and its place for one job.
+type Place = (Parts, Arc<Slot>);
+
 /// The workers of one job each, loaded and being loaded. Clones share the list.
 #[derive(Clone, Default)]
-pub(super) struct Alone(Arc<Mutex<Vec<(Parts, Arc<Slot>)>>>);
+pub(super) struct Alone(Arc<Mutex<Vec<Place>>>);
 
 /// The end of such a worker, when its job lets go of it.
 pub(super) struct End {
@@ -45,7 +48,7 @@ impl Alone {
         }
     }
 
-    pub(super) fn slots(&self) -> Vec<(Parts, Arc<Slot>)> {
+    pub(super) fn slots(&self) -> Vec<Place> {
         lock(&self.0).clone()
     }
 

@@ -293,10 +293,6 @@ impl Session {
 }
 
 /// What the worker's side of a session can bring.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, handled where it is made"
-)]
 pub(super) enum WorkEvent {
     Prepared(Result<Running, work::StartError>),
     Frame(Result<FromWorker, WorkError>),
