@@ -69,7 +69,7 @@ fn silent_workers_end(hostile: &Hostile) -> Result<()> {
     let came = hostile.ask(&name, "silence", &[])?;
     ensure!(matches!(came, Came::Error(_)), "{came:?}");
     let is_it = |loaded: &String| loaded.starts_with(&name);
-    let loaded = |hostile: &Hostile| Ok(hostile.loaded()?.iter().any(is_it));
+    let loaded = |hostile: &Hostile| anyhow::Ok(hostile.loaded()?.iter().any(is_it));
     ensure!(loaded(hostile)?, "it is loaded until it has had its time");
     let gone = |_: &_| Ok(!loaded(hostile)?);
     hostile
