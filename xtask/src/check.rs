@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{apparmor, bench, clients, demo, dependencies, edges, engine, fuzz, tidy};
+use crate::{apparmor, bench, clients, demo, dependencies, edges, engine, fuzz, image, tidy};
 use xtask::{model, packages, sh, stage};
 
 /// What to run.
@@ -44,6 +44,7 @@ fn all(options: &Options, parts: &mut Parts) -> Result<()> {
         model::publish(&model::fetch()?)
     })?;
     let bin = parts.run("binaries and tests", stage::build_with_tests)?;
+    parts.run("guest images", || image::beside(&bin).map(drop))?;
     parts.run("lints", lints)?;
     parts.run("tests", || tests(&bin, &model))?;
     parts.run("documentation tests", || documentation(&bin, &model))?;
@@ -159,6 +160,12 @@ pub fn with_parts<'c>(command: &'c mut Command, bin: &Path, model: &Path) -> &'c
         .env("SUBSTRATE_TEST_BIN", bin)
         .env("SUBSTRATE_TEST_MODEL", model)
         .env("SUBSTRATE_TEST_VECTORS", model::vectors_beside(model))
+        // Where they were built, they are not to be passed over.
+        .envs(
+            bin.join(image::ATTACKER.folder)
+                .exists()
+                .then_some(("SUBSTRATE_TEST_MICROVM", "1")),
+        )
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod isolated;
 mod link;
 mod load;
 mod long;
+mod machines;
 mod misuse;
 mod network;
 mod own;
