@@ -38,7 +38,7 @@ pub struct Play {
     pub mode: &'static Mode,
     pub dice: Dice,
     pub open: Vec<Open>,
-    /// Every message it was ever sent, as text.
+    /// Every message it was ever sent, each as a line of text.
     pub heard: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ impl Play {
         let text = match message {
             ToWorker::Prepare(job) => {
                 let input = String::from_utf8_lossy(&job.input);
-                format!("Prepare {} {input}", job.seq)
+                format!("Prepare {} {}", job.seq, input.escape_debug())
             }
             other => format!("{other:?}"),
         };

@@ -535,6 +535,7 @@ fn refusal(word: &str) -> Refusal {
         "full" => Refusal::QueueFull,
         "context" => Refusal::ContextOverflow,
         "scope" => Refusal::OutOfScope,
+        "worker" => Refusal::WorkerFailed,
         _ => panic!("cannot read refusal {word:?}"),
     }
 }

@@ -716,6 +716,23 @@ fn a_cheat_is_left_and_not_asked_again() {
 }
 
 #[test]
+fn this_machine_does_not_shun_itself_for_what_one_of_its_workers_did() {
+    check(
+        "own m d
+        submit j1 mine
+        O j1#1 ready
+        O j1#1 started
+        O j1#1 cheats
+        cancel j1
+        submit j2 mine entry=d
+        O j2#1 refuses worker 5000
+        submit j3 mine",
+        expect![[r#"
+        "#]],
+    );
+}
+
+#[test]
 fn more_tokens_than_asked_for_is_cheating() {
     check(
         "peer S

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use xtask::node::{Node, Scratch};
 use xtask::trio::{MODEL, import, test_bin, test_model, test_vectors};
 
-const PROMPT: &str = "Name three colours.";
+const PROMPT: &str = "Tell me a long story about a town and everyone who lives in it.";
 /// Tokens of a short answer, and of one that lasts while it is looked at.
 const SHORT: u32 = 24;
 const LONG: u32 = 300;
