@@ -94,23 +94,27 @@ pub struct Content {
     pub program: &'static str,
     /// The image's folder beside them.
     pub folder: &'static str,
+    /// What the guest's first process is built with.
+    pub guest: &'static str,
 }
 
 /// What answers.
 pub const WORKER: Content = Content {
     program: "substrate-worker",
     folder: "microvm",
+    guest: "guest",
 };
 
 /// What tries to get out.
 pub const ATTACKER: Content = Content {
     program: "substrate-wall-attacker",
     folder: "microvm-attacker",
+    guest: "breached",
 };
 
 /// Builds the image of a program into a folder and returns its name.
 fn build(bin: &Path, content: &Content, out: &Path) -> Result<[u8; 32]> {
-    build_with(&stage::guest()?, bin, content, out)
+    build_with(&stage::guest(content.guest)?, bin, content, out)
 }
 
 /// As [`build`], with this for the first process.

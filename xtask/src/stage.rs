@@ -112,25 +112,25 @@ fn build_with(profile: &Profile, more: &[&str]) -> Result<PathBuf> {
     Ok(stage)
 }
 
-/// Builds the guest's first process, static as what it starts, and returns where it is.
+/// Builds the guest's first process with this feature, static as what it starts, and returns where it is.
 ///
 /// # Errors
 /// As [`build`].
-pub fn guest() -> Result<PathBuf> {
-    guest_in(&target_dir()?)
+pub fn guest(feature: &str) -> Result<PathBuf> {
+    guest_in(&target_dir()?, feature)
 }
 
 /// As [`guest`], with everything compiled into this folder.
 ///
 /// # Errors
 /// As [`build`].
-pub fn guest_in(target: &Path) -> Result<PathBuf> {
+pub fn guest_in(target: &Path, feature: &str) -> Result<PathBuf> {
     const NAME: &str = "substrate-guest";
     sh::run(
         sh::cargo()
             .args(["rustc", "--quiet"])
             .args(["--package", "substrate-sandbox", "--bin", NAME])
-            .args(["--features", "guest", "--target-dir"])
+            .args(["--features", feature, "--target-dir"])
             .arg(target)
             // Nobody debugs it where it runs, and all of it is unpacked at each boot.
             .args(["--", "-C", "target-feature=+crt-static"])

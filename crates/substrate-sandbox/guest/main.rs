@@ -51,10 +51,11 @@ fn live() -> io::Result<()> {
                 seeded = false;
                 line.say(&FromGuest::Forgotten)?;
             }
-            ToGuest::Start(_) if !seeded => {
+            ToGuest::Start(_) | ToGuest::Breach(_) if !seeded => {
                 line.say(&FromGuest::Failed("no seed has come".to_owned()))?;
             }
             ToGuest::Start(start) => work.start(start)?,
+            ToGuest::Breach(start) => work.breach(start)?,
             ToGuest::Look => line.say(&FromGuest::Sealed(work.is_sealed()))?,
             ToGuest::Kill => work.kill()?,
         }

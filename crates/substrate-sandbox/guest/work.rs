@@ -69,15 +69,9 @@ impl Work {
 
     /// Starts a worker, unless one runs.
     pub fn start(&mut self, start: Start) -> io::Result<()> {
-        if let Some(watcher) = self.watcher.take() {
-            if !self.over.load(Ordering::SeqCst) {
-                self.watcher = Some(watcher);
-                return self.failed("a worker runs already");
-            }
-            // It has said all it had to say.
-            let _ = watcher.join();
+        if !self.is_free() {
+            return self.failed("a worker runs already");
         }
-        self.over.store(false, Ordering::SeqCst);
         let spec = match spec(&start) {
             Ok(spec) => spec,
             Err(error) => return self.failed(&error.to_string()),
@@ -89,17 +83,82 @@ impl Work {
         let Some(pipe) = worker.take_pipe() else {
             return self.failed("the worker has no pipe");
         };
-        *lock(&self.current) = Some(pipe.try_clone()?);
-        self.line.say(&FromGuest::Started)?;
         let worker = Arc::new(Mutex::new(worker));
         self.worker = Some(worker.clone());
+        self.watch(pipe, move || end_of(&worker))
+    }
+
+    /// Starts what the image holds as root of this machine, with nothing around it. Only an image for attackers does.
+    #[cfg(not(feature = "breached"))]
+    pub fn breach(&mut self, _: Start) -> io::Result<()> {
+        self.failed("this image starts nothing without a wall")
+    }
+
+    /// As above, in an image for attackers.
+    #[cfg(feature = "breached")]
+    pub fn breach(&mut self, start: Start) -> io::Result<()> {
+        use std::os::{fd::AsRawFd, unix::process::CommandExt};
+        if !self.is_free() {
+            return self.failed("a worker runs already");
+        }
+        if let Err(error) = spec(&start) {
+            return self.failed(&error.to_string());
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        let (from, to) = (theirs.as_raw_fd(), substrate_sandbox::seal::CONTROL);
+        let mut command = std::process::Command::new(WORKER);
+        // SAFETY: dup2 and fcntl take numbers. A descriptor that is in its place already stays open by the second.
+        unsafe {
+            command.pre_exec(move || {
+                let done = match from == to {
+                    true => libc::fcntl(to, libc::F_SETFD, 0),
+                    false => libc::dup2(from, to),
+                };
+                match done {
+                    -1 => Err(io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            });
+        }
+        let mut child = command.spawn()?;
+        drop(theirs);
+        self.watch(ours, move || {
+            use std::os::unix::process::ExitStatusExt;
+            let status = child.wait().ok()?;
+            let signal = status.signal().map(ExitKind::Signalled);
+            signal.or(status.code().map(ExitKind::Exited))
+        })
+    }
+
+    /// Whether the worker before has ended, and all about it was told.
+    fn is_free(&mut self) -> bool {
+        if let Some(watcher) = self.watcher.take() {
+            if !self.over.load(Ordering::SeqCst) {
+                self.watcher = Some(watcher);
+                return false;
+            }
+            // It has said all it had to say.
+            let _ = watcher.join();
+        }
+        self.over.store(false, Ordering::SeqCst);
+        true
+    }
+
+    /// Passes bytes both ways from now on, and tells the end.
+    fn watch(
+        &mut self,
+        pipe: UnixStream,
+        end: impl FnOnce() -> Option<ExitKind> + Send + 'static,
+    ) -> io::Result<()> {
+        *lock(&self.current) = Some(pipe.try_clone()?);
+        self.line.say(&FromGuest::Started)?;
         let (current, to_host) = (self.current.clone(), self.to_host.clone());
         let (line, over) = (self.line.clone(), self.over.clone());
         self.watcher = Some(thread::spawn(move || {
             let sent = AtomicU64::new(0);
             // A worker that was killed may reset its pipe, which is an end like any other.
             let _ = pass_back(&pipe, &to_host, &sent);
-            let end = end_of(&worker);
+            let end = end();
             *lock(&current) = None;
             let (by_signal, code) = match end {
                 Some(ExitKind::Exited(code)) => (false, code),

@@ -50,6 +50,8 @@ pub enum ToGuest {
     Forget,
     /// Start the worker behind the process wall. Answered by [`FromGuest::Started`] or [`FromGuest::Failed`].
     Start(Start),
+    /// Start the worker as root of the guest, with no wall around it. Only images for attackers do it; answered as `Start` is.
+    Breach(Start),
     /// Say whether both seals of the worker are down. Answered by [`FromGuest::Sealed`].
     Look,
     /// End the worker. Answered by [`FromGuest::Ended`].
@@ -127,6 +129,10 @@ impl fmt::Display for ToGuest {
                 let [model, projector, adapter] = start.files;
                 write!(f, "start {model} {projector} {adapter} {}", start.memory)
             }
+            Self::Breach(start) => {
+                let [model, projector, adapter] = start.files;
+                write!(f, "breach {model} {projector} {adapter} {}", start.memory)
+            }
             Self::Look => f.write_str("look"),
             Self::Kill => f.write_str("kill"),
         }
@@ -141,10 +147,8 @@ impl FromStr for ToGuest {
         let said = match words.word()? {
             "seed" => Self::Seed(words.seed()?),
             "forget" => Self::Forget,
-            "start" => Self::Start(Start {
-                files: [words.number()?, words.number()?, words.number()?],
-                memory: words.number()?,
-            }),
+            "start" => Self::Start(words.start()?),
+            "breach" => Self::Breach(words.start()?),
             "look" => Self::Look,
             "kill" => Self::Kill,
             _ => return Err(BadLine),
@@ -226,6 +230,13 @@ impl<'a> Words<'a> {
             true => Ok(number),
             false => Err(BadLine),
         }
+    }
+
+    fn start(&mut self) -> Result<Start, BadLine> {
+        Ok(Start {
+            files: [self.number()?, self.number()?, self.number()?],
+            memory: self.number()?,
+        })
     }
 
     fn truth(&mut self) -> Result<bool, BadLine> {

@@ -34,6 +34,12 @@ pub const ATTACKER_MEMORY: u64 = 64 << 20;
 /// The stages of the wall: before the model is read, and before the first prompt.
 const STAGES: [u8; 2] = [1, 2];
 
+/// No stage at all: the attacker is root of its guest.
+const UNSEALED: [u8; 1] = [0];
+
+/// How an order of that begins.
+const BREACHED: &str = "0 ";
+
 /// Where and as whom the suite runs.
 #[derive(Clone, Debug)]
 pub struct Suite {
@@ -166,7 +172,10 @@ impl InMachine {
 
 impl Place for InMachine {
     fn run(&mut self, _: &Suite, order: &str) -> Result<(String, Option<ExitKind>), SuiteError> {
-        self.machine.start(self.start)?;
+        match order.starts_with(BREACHED) {
+            true => self.machine.breach(self.start)?,
+            false => self.machine.start(self.start)?,
+        }
         let pipe = self.machine.pipe();
         writeln!(pipe, "{order}").map_err(SuiteError::Pipe)?;
         let (exit, sent) = self.machine.await_end(PATIENCE)?;
@@ -181,11 +190,27 @@ impl Place for InMachine {
 }
 
 impl Suite {
-    /// All attacks of the attacker.
+    /// All attacks on the process wall, and on that inside a machine.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// The attacker cannot be run.
     pub fn attacks(&self) -> Result<Vec<Attack>, SuiteError> {
+        let mut attacks = self.listed()?;
+        attacks.retain(|attack| !attack.is_on_machine());
+        Ok(attacks)
+    }
+
+    /// Attacks on a machine by root of its guest, to whom the wall inside is nothing any more.
+    ///
+    /// # Errors
+    /// The attacker cannot be run.
+    pub fn breaches(&self) -> Result<Vec<Attack>, SuiteError> {
+        let mut attacks = self.listed()?;
+        attacks.retain(Attack::is_on_machine);
+        Ok(attacks)
+    }
+
+    fn listed(&self) -> Result<Vec<Attack>, SuiteError> {
         let output = self.outside(&["list"])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let attacks: Vec<Attack> = text.lines().filter_map(Attack::parse).collect();
@@ -203,11 +228,13 @@ impl Suite {
     /// # Errors
     /// It could not be tried.
     pub fn attempt(&self, place: &mut dyn Place, attack: Attack) -> Result<Attempt, SuiteError> {
-        let control_succeeded = self.control(&attack.name)?;
+        let on_machine = attack.is_on_machine();
+        // What is a guest's own is nowhere else.
+        let control_succeeded = !on_machine && self.control(&attack.name)?;
         self.lay_ground()?;
         let mut ends = Vec::new();
-        for stage in STAGES {
-            ends.push(self.inside(place, stage, &attack.name)?);
+        for stage in if on_machine { &UNSEALED[..] } else { &STAGES } {
+            ends.push(self.inside(place, *stage, &attack.name)?);
         }
         let denied = ends.iter().all(|end| end.is_ok());
         ends.dedup();
@@ -309,6 +336,10 @@ impl Suite {
 }
 
 impl Attack {
+    fn is_on_machine(&self) -> bool {
+        self.kind == "machine"
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.splitn(3, '\t');
         let (kind, outside, name) = (fields.next()?, fields.next()?, fields.next()?);

@@ -9,6 +9,8 @@ fn to_guest() -> impl Strategy<Value = ToGuest> {
         Just(ToGuest::Forget),
         any::<([u64; 3], u64)>()
             .prop_map(|(files, memory)| ToGuest::Start(Start { files, memory })),
+        any::<([u64; 3], u64)>()
+            .prop_map(|(files, memory)| ToGuest::Breach(Start { files, memory })),
         Just(ToGuest::Look),
         Just(ToGuest::Kill),
     ]

@@ -56,7 +56,7 @@ fn two_builds(bin: &Path) -> Result<()> {
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }
-        let guest = stage::guest_in(&folder.join("target"))?;
+        let guest = stage::guest_in(&folder.join("target"), image::WORKER.guest)?;
         names.push(image::build_with(
             &guest,
             bin,

@@ -5,10 +5,12 @@
 //!
 //! Invariant: none leaves anything behind on a machine where it succeeds, beyond that folder and its own process.
 //! An attack of several calls is denied at the first that is.
+//! Those of `machine` are for a guest that is taken over, and are tried in one only.
 //! Absent by design: attacks that take several workers, or time. The tests have those.
 
 mod files;
 mod kernel;
+mod machine;
 mod network;
 mod processes;
 mod resources;
@@ -45,6 +47,8 @@ pub enum Kind {
     Kernel,
     /// More than its share, or a longer life.
     Resources,
+    /// The host, from a guest that it has taken over.
+    Machine,
 }
 
 /// What an attack does outside the wall.
@@ -66,6 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Attack> {
         processes::ATTACKS,
         kernel::ATTACKS,
         resources::ATTACKS,
+        machine::ATTACKS,
     ]
     .into_iter()
     .flatten()

@@ -106,6 +106,17 @@ impl Machine {
         }
     }
 
+    /// Has an image for attackers start what it holds as root of the guest, with nothing around it.
+    ///
+    /// # Errors
+    /// The guest's own; every other image refuses.
+    pub fn breach(&mut self, start: Start) -> Result<(), VmError> {
+        match self.ask(&ToGuest::Breach(start))? {
+            FromGuest::Started => Ok(()),
+            said => Err(unexpected(&said)),
+        }
+    }
+
     /// Has the guest forget its seed, saves the machine into an empty folder, and ends it.
     ///
     /// # Errors

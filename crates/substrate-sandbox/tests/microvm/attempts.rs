@@ -26,10 +26,12 @@ fn nothing_gets_out_of_a_machine() {
     };
     let machine = booted(image, &disk.spec(MODEL));
     let mut place = InMachine::new(machine, MODEL.len() as u64);
-    let attempts: Vec<Attempt> = suite
-        .attacks()
-        .unwrap()
+    let attacks = suite.attacks().unwrap();
+    let breaches = suite.breaches().unwrap();
+    assert!(breaches.len() >= 10);
+    let attempts: Vec<Attempt> = attacks
         .into_iter()
+        .chain(breaches)
         .map(|attack| suite.attempt(&mut place, attack).unwrap())
         .collect();
     let escaped: Vec<&Attempt> = attempts.iter().filter(|attempt| !attempt.denied).collect();

@@ -226,3 +226,18 @@ fn firecracker_takes_the_machine_as_it_is_described() {
     fs::create_dir(&own).unwrap();
     Firecracker::restore(image, &spec, &own, &saved).unwrap();
 }
+
+#[test]
+fn an_image_that_answers_starts_nothing_without_a_wall() {
+    let Some(attackers) = image_folder() else {
+        return;
+    };
+    let folder = Folder::new("honest");
+    let image = crate::stand::image(&attackers.with_file_name("microvm"));
+    let mut machine = booted(&image, &folder.spec(MODEL));
+    let error = machine.breach(start(MODEL)).unwrap_err();
+    assert!(
+        error.to_string().contains("nothing without a wall"),
+        "{error}"
+    );
+}

@@ -140,7 +140,10 @@ impl Tier {
         place: &mut dyn Place,
         bar: &ProgressBar,
     ) -> anyhow::Result<Self> {
-        let attacks = suite.attacks()?;
+        let mut attacks = suite.attacks()?;
+        if name != Name::Process {
+            attacks.extend(suite.breaches()?);
+        }
         bar.set_length(attacks.len() as u64);
         bar.set_position(0);
         bar.set_prefix(name.word());
