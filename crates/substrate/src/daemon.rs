@@ -97,9 +97,7 @@ pub fn inspector(home: &Home) -> anyhow::Result<Arc<dyn Inspect>> {
 /// # Errors
 /// Why it could not start: another daemon holds the home, a port is taken, settings are wrong.
 pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
-    if root::is_root() {
-        bail!(ROOT_REFUSED);
-    }
+    refuse_root()?;
     stay_out_of_cores()?;
     // Before anything is started: whatever runs beside this process in its cgroup stands in the way.
     tracing::info!(hard_limits = %substrate_sandbox::launch::set_hard_limits());
@@ -241,7 +239,17 @@ impl Opened {
 }
 
 /// A worker's wall maps it to the daemon's own user, which must not be root.
-pub const ROOT_REFUSED: &str = "the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, or name one that it shall become: `substrate --home /var/lib/substrate serve --user substrate`";
+///
+/// # Errors
+/// This process is root.
+pub fn refuse_root() -> anyhow::Result<()> {
+    if root::is_root() {
+        bail!(
+            "the daemon does not run as root: a worker behind its wall must be nobody to this machine\nhint: run it as an ordinary user, or name one that it shall become: `substrate --home DIR serve --user NAME`"
+        );
+    }
+    Ok(())
+}
 
 /// No memory of this process, and of none it starts, is written to a core or shown to another process of the same user:
 /// it holds keys, and the prompts of others pass through it. The limit alone would not do: where cores are piped to a

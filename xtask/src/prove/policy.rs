@@ -1,7 +1,8 @@
 //! Which rules of `policy/seccomp` real workers use: a rule that no run needs is a way for an attacker and for nobody else.
 //!
 //! Workers answer, embed, see images and abort under strace, and every call that they make behind the filters is counted
-//! at its stage. A rule whose call was not seen must say in `unseen` why it stays, and one that says so must not have been.
+//! at its stage. A rule whose call was not seen must say in `unseen` why it stays. Some that say so are seen now and then:
+//! which thread is how far is a matter of time.
 //!
 //! Stage B lies over stage A and both must let a call pass, so a rule of stage A is used by what is called in either.
 //!
@@ -61,19 +62,22 @@ pub fn prove(bin: &Path, model: &Path) -> Result<()> {
     }
     match faults.is_empty() {
         true => Ok(()),
-        false => bail!("{} rules:\n  {}", faults.len(), faults.join("\n  ")),
+        false => bail!(
+            "{} rules that no work needs:\n  {}",
+            faults.len(),
+            faults.join("\n  ")
+        ),
     }
 }
 
 fn compare(stage: &str, policy: &Policy, used: &BTreeMap<String, usize>) -> Vec<String> {
     let rules = policy.refuse.iter().chain(&policy.allow);
-    let fault = |rule: &Rule| match (used.contains_key(&rule.syscall), &rule.unseen) {
-        (false, None) => Some("was not used: remove it, or say in \"unseen\" why it stays"),
-        (true, Some(_)) => Some("is used: it needs no \"unseen\""),
-        _ => None,
-    };
-    rules
-        .filter_map(|rule| Some(format!("{stage}: {} {}", rule.syscall, fault(rule)?)))
+    let unused = rules.filter(|rule| !used.contains_key(&rule.syscall) && rule.unseen.is_none());
+    unused
+        .map(|rule| {
+            let call = &rule.syscall;
+            format!("{stage}: {call} was not used: remove it, or say in \"unseen\" why it stays")
+        })
         .collect()
 }
 
@@ -375,6 +379,6 @@ mod tests {
         assert!(compare("a", &bare, &used).is_empty());
         assert!(compare("a", &told, &BTreeMap::new()).is_empty());
         assert_eq!(compare("a", &bare, &BTreeMap::new()).len(), 1);
-        assert_eq!(compare("a", &told, &used).len(), 1);
+        assert!(compare("a", &told, &used).is_empty());
     }
 }

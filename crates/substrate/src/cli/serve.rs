@@ -50,13 +50,10 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Gives root up, or refuses it. The program has one thread yet, and has opened nothing.
+    /// Gives root up for the user that was named. The program has one thread yet, and has opened nothing.
     pub fn give_up_root(&self, session: &Session) -> anyhow::Result<()> {
         let Some(name) = &self.user else {
-            return match root::is_root() {
-                true => Err(anyhow::anyhow!(daemon::ROOT_REFUSED)),
-                false => Ok(()),
-            };
+            return Ok(());
         };
         let named = std::env::var_os("SUBSTRATE_HOME").is_some_and(|home| !home.is_empty());
         if session.named_home().is_none() && !named {
@@ -72,8 +69,9 @@ impl Serve {
 
     /// Runs the daemon until it is told to stop.
     pub async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let home = session.prepared_home()?;
         if self.detach {
+            daemon::refuse_root()?;
+            let home = session.prepared_home()?;
             if connect::running(&home).await?.is_some() {
                 note("the daemon runs already");
                 return Ok(());
@@ -85,8 +83,12 @@ impl Serve {
             // It fails only for the leader of a process group, which already is on its own.
             let _ = rustix::process::setsid();
         }
+        // Until root is refused nothing is made, only looked at.
+        let home = session.home()?;
         start::check_config(&home)?;
         refuse_second(&home)?;
+        daemon::refuse_root()?;
+        let home = session.prepared_home()?;
         let options = DaemonOptions {
             home,
             listen: self.listen,
