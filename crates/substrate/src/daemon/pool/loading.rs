@@ -80,7 +80,8 @@ impl Pool {
         let load = async |setting: &Setting| {
             let estimate = fit::estimate(&facts.shape, facts.n_vocab, setting);
             let worker = self.launch_in(manner.wall, parts, estimate.total()).await?;
-            self.load_with(worker, parts, setting, place).await
+            self.load_with(worker, manner.wall, parts, setting, place)
+                .await
         };
         let mut loaded = load(&setting).await;
         if let (Err(LoadError::Work(error)), Some(smaller)) = (&loaded, self.smaller(&setting))
@@ -99,11 +100,12 @@ impl Pool {
     async fn load_with(
         &self,
         worker: Worker,
+        wall: WallTier,
         parts: &Parts,
         setting: &Setting,
         place: Place,
     ) -> Result<Engine, LoadError> {
-        let threads = lock(&self.free).threads();
+        let threads = self.threads_behind(wall);
         let load = Load {
             n_ctx: setting.context,
             slots: setting.slots,
@@ -129,6 +131,14 @@ impl Pool {
         Ok(engine)
     }
 
+    /// Threads of an engine at its start. Emulated processors that wait for each other by spinning wait for ever, so there is one.
+    fn threads_behind(&self, wall: WallTier) -> u32 {
+        match wall {
+            WallTier::MicrovmEmulated => 1,
+            _ => lock(&self.free).threads().max(1),
+        }
+    }
+
     /// A worker behind this wall, which is reckoned to take so many bytes.
     async fn launch_in(
         &self,
@@ -148,7 +158,7 @@ impl Pool {
                 parts.adapter.map(path),
             ],
             memory: bytes,
-            processors: lock(&self.free).threads().max(1),
+            processors: self.threads_behind(wall),
         };
         let machines = self.machines.clone();
         let worker = blocking(move || match machines.as_ref() {

@@ -194,11 +194,7 @@ impl Machines {
                 adapter.as_ref().map(open).transpose()?,
             ],
             worker_memory: work.memory,
-            // Emulated processors that wait for each other by spinning wait for ever.
-            processors: match self.accelerator {
-                Accelerator::Kvm => work.processors,
-                Accelerator::Emulation => 1,
-            },
+            processors: work.processors,
         })
     }
 
