@@ -3,6 +3,8 @@
 //! Invariant: whatever a peer or a client sends, no list in this crate grows past a number named here.
 //! Absent by design: settings. What an owner may choose arrives as an event.
 
+use substrate_record::WallTier;
+
 /// How often each end of a job stream sends a heartbeat (PROTOCOL.md 4). The daemon's session tasks send them.
 pub const HEARTBEAT_MS: u64 = 500;
 
@@ -29,6 +31,18 @@ pub const PREPARE_LEASE_MS: u64 = 180_000;
 /// How long work may hold its slot without any progress: 2,048 prompt tokens, the longest step between
 /// two reports, take 82 s at the 25 tok/s of the slowest node measured.
 pub const WORK_LEASE_MS: u64 = 120_000;
+
+/// How many times as long everything may take behind an emulated machine, which serves its owner alone: an engine is some fifty
+/// times slower there, and its model small.
+pub const EMULATED_TIMES: u64 = 16;
+
+/// Times as long as usual that work may take behind this wall.
+pub fn slowness(wall: WallTier) -> u64 {
+    match wall {
+        WallTier::MicrovmEmulated => EMULATED_TIMES,
+        _ => 1,
+    }
+}
 
 /// How long the own store may take for a receipt before the client gets its (whole) answer regardless.
 pub const SETTLE_LIMIT_MS: u64 = 10_000;

@@ -3,7 +3,9 @@
 //! Invariant: every slot has an end in sight: [`Work::ends_at`] is never `None` for long, whatever the requester does.
 //! Absent by design: a clock. `now` is an argument.
 
-use crate::limits::{INPUT_LEASE_MS, PREPARE_LEASE_MS, SILENCE_MS, TAIL_KEPT_MS, WORK_LEASE_MS};
+use crate::limits::{
+    INPUT_LEASE_MS, PREPARE_LEASE_MS, SILENCE_MS, TAIL_KEPT_MS, WORK_LEASE_MS, slowness,
+};
 use crate::status::WorkPhase;
 use crate::terms::{AttemptId, Refusal, StopReason, Timestamp};
 use crate::world::{Step, World};
@@ -93,8 +95,8 @@ impl Work {
         match self.phase {
             WorkPhase::Queued => None,
             WorkPhase::Ready => Some(self.moved + INPUT_LEASE_MS),
-            WorkPhase::Preparing => Some(self.moved + PREPARE_LEASE_MS),
-            WorkPhase::Running => Some(self.moved + WORK_LEASE_MS),
+            WorkPhase::Preparing => Some(self.moved + PREPARE_LEASE_MS * slowness(self.terms.wall)),
+            WorkPhase::Running => Some(self.moved + WORK_LEASE_MS * slowness(self.terms.wall)),
             WorkPhase::Paused => Some(self.moved + TAIL_KEPT_MS),
         }
     }

@@ -175,7 +175,7 @@ impl Live {
             JobPhase::Offered => Some(self.moved + OFFER_ANSWER_MS),
             JobPhase::Queued if own => None,
             JobPhase::Queued => self.queue.map(|promise| promise.patience),
-            JobPhase::Preparing => Some(self.moved + PREPARE_LEASE_MS),
+            JobPhase::Preparing => Some(self.moved + PREPARE_LEASE_MS * self.slowness),
             JobPhase::Running => Some(self.moved + self.stall_ms),
             JobPhase::Waiting | JobPhase::Resuming | JobPhase::Settling => None,
         }

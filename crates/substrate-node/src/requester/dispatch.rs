@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use substrate_record::{JobId, NodeId};
 
 use crate::event::Action;
-use crate::limits::{PREFILL_CHUNK, STALL_BASE_MS};
+use crate::limits::{PREFILL_CHUNK, STALL_BASE_MS, slowness};
 use crate::route::{Blocked, Chosen, Errand, ScopedCandidates, millis};
 use crate::status::JobPhase;
 use crate::terms::{AttemptId, ClientId, Want};
@@ -123,7 +123,8 @@ impl Requester {
             prefilled: 0,
             tokens: 0,
             queue: None,
-            stall_ms: stall_ms(step, &to, &entry),
+            slowness: slowness(job.want.wall),
+            stall_ms: stall_ms(step, &to, &entry) * slowness(job.want.wall),
         });
         step.order(Action::Offer {
             attempt,

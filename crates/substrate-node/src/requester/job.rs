@@ -61,6 +61,8 @@ pub(crate) struct Live {
     pub queue: Option<Promise>,
     /// Longest time without progress, by the provider's own claimed speed.
     pub stall_ms: u64,
+    /// Times as long as usual that it may take behind its wall.
+    pub slowness: u64,
 }
 
 /// What a provider said about the wait.

@@ -138,6 +138,9 @@ impl Table {
         let words: Vec<_> = line.split_whitespace().collect();
         match words.as_slice() {
             ["own", what @ ..] => self.own(what),
+            ["walls", names @ ..] => {
+                Event::WallsChanged(names.iter().map(|_| WallTier::Process).collect())
+            }
             ["lend", "off"] => Event::LendingChanged(Lending::Off),
             ["lend", scope, slots, rest @ ..] => Event::LendingChanged(lending(scope, slots, rest)),
             ["circle", who @ ..] => {

@@ -715,3 +715,25 @@ fn a_later_attempt_supersedes_an_earlier_one() {
         "#]],
     );
 }
+
+#[test]
+fn a_wall_that_did_not_hold_is_offered_no_more() {
+    check(
+        "own m
+        lend commons 2
+        walls
+        offer S j1#1 commons
+        walls process
+        offer S j2#1 commons",
+        expect![[r#"
+            own m
+            lend commons 2
+            walls
+            offer S j1#1 commons
+                reply S j1#1: refused WallUnmet, again in 30000
+            walls process
+            offer S j2#1 commons
+                reply S j2#1: ready
+        "#]],
+    );
+}
