@@ -12,7 +12,7 @@ const COUNTED: usize = 40;
 fn nothing_gets_out_of_the_wall_and_the_table_says_so() -> Result<()> {
     let scratch = Scratch::new("walls")?;
     let node = Node::create(&test_bin(), scratch.path(), "n")?;
-    let told = node.json(&["wall", "check"])?;
+    let told = node.json(&["wall", "check", "--tier", "process"])?;
     let tier = &told["tiers"][0];
     assert_eq!(tier["offered"], true, "{tier}");
     let attempts = tier["attempts"].as_array().context("no attempts")?;
@@ -37,7 +37,7 @@ fn nothing_gets_out_of_the_wall_and_the_table_says_so() -> Result<()> {
     ] {
         assert_eq!(counted(name), 1, "{name}");
     }
-    let table = node.cli(&["wall", "check"])?;
+    let table = node.cli(&["wall", "check", "--tier", "process"])?;
     assert!(table.contains("killed by the filter"), "{table}");
     assert!(
         table.contains("succeed without the wall; no cgroup delegated")
