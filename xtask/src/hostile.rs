@@ -85,6 +85,8 @@ pub fn staged(bin: &Path, folder: &Path) -> Result<PathBuf> {
     stage::place(&bin.join("substrate"), &staged.join("substrate"))?;
     let hostile = bin.join("substrate-hostile-worker");
     stage::place(&hostile, &staged.join("substrate-worker"))?;
+    // As if this were what was installed: who replaces a worker has replaced what vouches for it.
+    stage::write_manifest(&staged)?;
     Ok(staged)
 }
 
