@@ -69,12 +69,10 @@ fn silent_workers_end(hostile: &Hostile) -> Result<()> {
     let came = hostile.ask(&name, "silence", &[])?;
     ensure!(matches!(came, Came::Error(_)), "{came:?}");
     let is_it = |loaded: &String| loaded.starts_with(&name);
-    let loaded = |hostile: &Hostile| Ok(hostile.loaded()?.iter().any(is_it));
-    ensure!(loaded(hostile)?, "it is loaded until it has had its time");
-    let gone = |_: &_| Ok(!loaded(hostile)?);
-    hostile
-        .node
-        .wait_for("the end of a silent worker", DEAF, gone)?;
+    let loaded = || -> Result<bool> { Ok(hostile.loaded()?.iter().any(is_it)) };
+    ensure!(loaded()?, "it is loaded until it has had its time");
+    let end = "the end of a silent worker";
+    hostile.node.wait_for(end, DEAF, |_| Ok(!loaded()?))?;
     println!("a worker that answers no Cancel is gone");
     hostile.remove(&name)
 }

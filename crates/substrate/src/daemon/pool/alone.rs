@@ -13,9 +13,12 @@ use crate::models::parts::Parts;
 /// Answers at a time in such a worker.
 const ONE_ANSWER: u32 = 1;
 
+/// Each with the model it is for.
+type Places = Vec<(Parts, Arc<Slot>)>;
+
 /// The workers of one job each, loaded and being loaded. Clones share the list.
 #[derive(Clone, Default)]
-pub(super) struct Alone(Arc<Mutex<Vec<(Parts, Arc<Slot>)>>>);
+pub(super) struct Alone(Arc<Mutex<Places>>);
 
 /// The end of such a worker, when its job lets go of it.
 pub(super) struct End {
@@ -41,7 +44,7 @@ impl Alone {
         }
     }
 
-    pub(super) fn slots(&self) -> Vec<(Parts, Arc<Slot>)> {
+    pub(super) fn slots(&self) -> Places {
         lock(&self.0).clone()
     }
 

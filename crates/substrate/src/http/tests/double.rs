@@ -34,6 +34,8 @@ pub(crate) struct Seen {
     pub(crate) thinking: std::sync::Mutex<Vec<Option<Thinking>>>,
     /// Whether jobs may wait behind others, job by job.
     pub(crate) patient: std::sync::Mutex<Vec<bool>>,
+    /// Whether jobs want workers of their own, job by job.
+    pub(crate) isolated: std::sync::Mutex<Vec<bool>>,
 }
 
 pub(crate) struct Double {
@@ -230,6 +232,7 @@ fn submit(ask: Ask, seen: &Arc<Seen>) -> Result<JobStream, AskError> {
     }
     seen.thinking.lock().unwrap().push(ask.input.thinking);
     seen.patient.lock().unwrap().push(ask.patient);
+    seen.isolated.lock().unwrap().push(ask.isolated);
     let number = seen.submitted.fetch_add(1, Ordering::SeqCst);
     let mut id = [0; 16];
     id[12..].copy_from_slice(&(number + 1).to_be_bytes());

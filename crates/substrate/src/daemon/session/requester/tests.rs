@@ -71,6 +71,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         sampler: SAMPLER,
         max_tokens: 100,
         wall: WallTier::Basic,
+        isolated: false,
         deadline_ms: 60_000,
         ids: Vec::new(),
         manifests: VecDeque::new(),
@@ -79,6 +80,7 @@ fn answer(input: Vec<u8>, events: mpsc::Sender<JobEvent>) -> Answer {
         fed: None,
         since: Instant::now(),
         offered: None,
+        ready: None,
         timings: Spent::default(),
         unsettled: None,
     }
