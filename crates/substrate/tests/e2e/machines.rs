@@ -8,11 +8,14 @@ use serde_json::Value;
 use xtask::node::{Node, Scratch};
 use xtask::trio::{MODEL, import, test_bin, test_model};
 
-/// Emulated, a token takes seconds; so few are asked for, of a short prompt.
+/// Emulated, a token takes seconds; so few are asked for, of a prompt of one, without the words that the model's own template adds.
 const TOKENS: &str = "2";
 
 /// What is asked.
 const PROMPT: &str = "Hi";
+
+/// The model with a template that adds nothing.
+const SHORT: &str = "short";
 
 /// Settings that make it bearable.
 const EMULATED: &str = "[walls]\nmicrovm = \"emulated\"\n[models]\ncontext = 128\nparallel = 1\n";
@@ -39,6 +42,12 @@ fn started(bin: &Path, scratch: &Scratch, config: &str) -> Result<Node> {
     node.write_config(config)?;
     node.start()?;
     import(&node, &test_model(), &[])?;
+    let recipe = scratch.path().join("n/Modelfile");
+    std::fs::write(
+        &recipe,
+        format!("FROM {MODEL}\nTEMPLATE {{{{ messages[-1]['content'] }}}}\n"),
+    )?;
+    node.cli(&["create", SHORT, "-f", &recipe.display().to_string()])?;
     Ok(node)
 }
 
@@ -46,7 +55,7 @@ fn ask(node: &Node, wall: &str) -> Result<(String, Value)> {
     let told = node.cli(&[
         "--json",
         "run",
-        MODEL,
+        SHORT,
         PROMPT,
         "--temperature",
         "0",
