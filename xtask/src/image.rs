@@ -158,13 +158,16 @@ struct Kernel {
 
 /// Debian's kernel of today, fetched once.
 fn kernel() -> Result<Kernel> {
-    let depends = sh::output(sh::command("apt-cache").args(["depends", KERNEL]))?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .with_context(|| {
-            format!("{KERNEL} is not among the packages that apt knows: run apt-get update")
-        })?;
+    let package = match package() {
+        Ok(package) => package,
+        // A system that was just installed knows no packages yet.
+        Err(_) if packages::is_root() => {
+            sh::run(sh::command("apt-get").args(["update", "-qq"]))?;
+            package()?
+        }
+        Err(error) => return Err(error),
+    };
+    let package = package.as_str();
     let release = package.trim_start_matches("linux-image-").to_owned();
     let shown = sh::output(sh::command("apt-cache").args(["show", "--no-all-versions", package]))?;
     let digest = shown.lines().find_map(|line| line.strip_prefix("SHA256: "));
@@ -179,6 +182,18 @@ fn kernel() -> Result<Kernel> {
         modules: folder.join(format!("lib/modules/{release}/kernel")),
         release,
     })
+}
+
+/// The package with the kernel itself, which the one that is always the newest depends on.
+fn package() -> Result<String> {
+    let depends = sh::output(sh::command("apt-cache").args(["depends", KERNEL]))?;
+    let package = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "));
+    let package = package.with_context(|| {
+        format!("{KERNEL} is not among the packages that apt knows: run apt-get update")
+    })?;
+    Ok(package.to_owned())
 }
 
 fn unpack(package: &str, digest: &str, folder: &Path) -> Result<()> {
