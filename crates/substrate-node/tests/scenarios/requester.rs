@@ -665,6 +665,29 @@ fn this_machine_does_not_shun_itself_for_what_one_of_its_workers_did() {
         O j2#1 refuses worker 5000
         submit j3 mine",
         expect![[r#"
+            own m d
+            submit j1 mine
+                offer O j1#1 m mine
+                tell j1: 0 ahead, 0 ms, asking node O
+            O j1#1 ready
+                tell j1: 0 ahead, 0 ms, node O is preparing
+            O j1#1 started
+                tell started O j1#1 9 in
+            O j1#1 cheats
+                close O j1#1 0 tokens: Misbehaved
+                tell j1 left O after 0: Misbehaved
+                tell j1: 0 ahead, 0 ms, every node that could answer is busy or out of reach
+            cancel j1
+                fail j1: the job was cancelled
+            submit j2 mine entry=d
+                offer O j2#1 d mine
+                tell j2: 0 ahead, 0 ms, asking node O
+            O j2#1 refuses worker 5000
+                close O j2#1 0 tokens: Refused
+                tell j2: 0 ahead, 0 ms, every node that could answer is busy or out of reach
+            submit j3 mine
+                offer O j3#1 m mine
+                tell j3: 0 ahead, 0 ms, asking node O
         "#]],
     );
 }
