@@ -121,7 +121,7 @@ impl Play {
     }
 
     fn on_begin(&mut self, seq: u64) {
-        if self.mode.when == When::Answer {
+        if matches!(self.mode.when, When::Answer | When::Deaf) {
             (self.mode.act)(self, seq);
         } else {
             self.answer(seq, "ok ");

@@ -26,6 +26,8 @@ const JOBS: (usize, usize) = (30, 200);
 const CRASHES: usize = 5;
 /// Long enough to be looked at while it is answered.
 const LONG: u32 = 400;
+/// Times that an answer may end before it is seen.
+const TRIES: usize = 20;
 
 #[test]
 fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
@@ -46,10 +48,13 @@ fn a_marker_prompt_is_in_no_file_of_its_provider_after_crashes() -> Result<()> {
     let crash_every = jobs / CRASHES;
     for job in 0..jobs {
         let crash = job % crash_every == crash_every / 2;
-        let asked = ask(&trio, job, if crash { 48 } else { 1 });
-        if crash {
-            signal(busy_worker(&trio)?.1, "SEGV")?;
-        }
+        let asked = if crash {
+            let (asked, _, worker) = ask_and_see(&trio, job, LONG)?;
+            signal(worker, "SEGV")?;
+            asked
+        } else {
+            ask(&trio, job, 1)
+        };
         answered += usize::from(asked.join().expect("the client does not panic").is_ok());
         if job == jobs / 2 {
             trio.b.kill()?;
@@ -79,8 +84,7 @@ fn the_search_finds_what_a_provider_holds(trio: &Trio) -> Result<()> {
         println!("control left out: only root may look into a provider's memory");
         return Ok(());
     }
-    let asked = ask(trio, JOBS.1, LONG);
-    let (node, worker) = busy_worker(trio)?;
+    let (asked, node, worker) = ask_and_see(trio, JOBS.1, LONG)?;
     let (node, daemon) = (trio.guest(&node)?, trio.guest(&node)?.pid());
     let image = node.home.join("memory");
     let mut file = std::fs::File::create(&image)?;
@@ -154,8 +158,7 @@ fn its_own_user_cannot_look_into_a_daemon(trio: &Trio) -> Result<()> {
         "the memory of an ordinary program can be opened: {}",
         memory?
     );
-    let asked = ask(trio, JOBS.1 + 2, LONG);
-    let (node, _) = busy_worker(trio)?;
+    let (asked, node, _) = ask_and_see(trio, JOBS.1 + 2, LONG)?;
     let daemon = trio.guest(&node)?.pid().context("it runs")?;
     for what in ["maps", "mem"] {
         assert!(!look(daemon, what)?, "/proc/{daemon}/{what} can be opened");
@@ -203,8 +206,7 @@ fn no_core_is_left_of_a_provider_that_aborts(trio: &mut Trio) -> Result<()> {
     let others_leave_cores =
         another_program_leaves_a_core(trio.b.home.parent().context("a parent")?)?;
     println!("another program aborted in the same way leaves a core: {others_leave_cores}");
-    let asked = ask(trio, JOBS.1 + 1, LONG);
-    let (node, worker) = busy_worker(trio)?;
+    let (asked, node, worker) = ask_and_see(trio, JOBS.1 + 1, LONG)?;
     let node = trio.guest_mut(&node)?;
     let ended = node.abort()?;
     assert_eq!(ended.signal(), Some(6), "{ended}");
@@ -253,7 +255,7 @@ fn cores() -> Result<Vec<PathBuf>> {
     }
 }
 
-fn ask(trio: &Trio, job: usize, tokens: u32) -> std::thread::JoinHandle<Result<()>> {
+fn ask(trio: &Trio, job: usize, tokens: u32) -> Asked {
     let api = trio.a.api;
     std::thread::spawn(move || {
         let prompt = format!("{MARKER} number {job}: 1, 2, 3, 4, 5, 6, 7, 8,");
@@ -261,22 +263,34 @@ fn ask(trio: &Trio, job: usize, tokens: u32) -> std::thread::JoinHandle<Result<(
     })
 }
 
-/// The first guest that is found busy, and its worker.
-fn busy_worker(trio: &Trio) -> Result<(String, u32)> {
-    for _ in 0..200 {
-        for node in [&trio.b, &trio.c] {
-            let workers = node.json(&["ps"])?;
-            let busy = workers["models"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|worker| worker["busy"].as_u64() > Some(0));
-            if let Some(pid) = busy.and_then(|worker| worker["pid"].as_u64()) {
-                return Ok((xtask::trio::id(node)?, u32::try_from(pid)?));
+/// An answer under way.
+type Asked = std::thread::JoinHandle<Result<()>>;
+
+/// Asks until a guest is seen to answer: the answer under way, the guest and its worker. Some answers end before anybody looks.
+fn ask_and_see(trio: &Trio, job: usize, tokens: u32) -> Result<(Asked, String, u32)> {
+    for _ in 0..TRIES {
+        let asked = ask(trio, job, tokens);
+        while !asked.is_finished() {
+            if let Some((node, worker)) = busy_worker(trio)? {
+                return Ok((asked, node, worker));
             }
         }
+        asked.join().expect("the client does not panic")?;
     }
-    anyhow::bail!("no worker was ever busy")
+    anyhow::bail!("no worker was ever busy with job {job}")
+}
+
+/// The first guest that is found busy, and its worker.
+fn busy_worker(trio: &Trio) -> Result<Option<(String, u32)>> {
+    for node in [&trio.b, &trio.c] {
+        let workers = node.json(&["ps"])?;
+        let workers = workers["models"].as_array().into_iter().flatten();
+        let mut busy = workers.filter(|worker| worker["busy"].as_u64() > Some(0));
+        if let Some(pid) = busy.next().and_then(|worker| worker["pid"].as_u64()) {
+            return Ok(Some((xtask::trio::id(node)?, u32::try_from(pid)?)));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes all that a process has of its own in memory, as a core would.
