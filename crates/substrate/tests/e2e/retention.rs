@@ -169,7 +169,7 @@ fn its_own_user_cannot_look_into_a_daemon(trio: &Trio) -> Result<()> {
 
 /// Copies of the marker that a provider's memory may hold after all its jobs: buffers of the streams that nobody has used again. They
 /// are a few, however many jobs there were.
-const MOST_LEFT: usize = 64;
+const MOST_LEFT: usize = 16;
 
 fn what_freed_memory_still_holds_is_bounded(trio: &Trio) -> Result<()> {
     if !is_root() {
