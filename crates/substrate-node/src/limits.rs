@@ -32,8 +32,8 @@ pub const PREPARE_LEASE_MS: u64 = 180_000;
 /// two reports, take 82 s at the 25 tok/s of the slowest node measured.
 pub const WORK_LEASE_MS: u64 = 120_000;
 
-/// How many times as long everything may take behind an emulated machine, which serves its owner alone: an engine is some fifty
-/// times slower there, and its model small.
+/// How many times as long everything may take behind an emulated machine, which serves its owner alone: an engine takes
+/// seconds for a token there, of the smallest models, and a prompt of thirty took minutes.
 pub const EMULATED_TIMES: u64 = 16;
 
 /// Times as long as usual that work may take behind this wall.

@@ -48,7 +48,7 @@ pub fn prove(bin: &Path, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything from nothing, twice: the guest's programs are compiled into two folders, and the kernel is unpacked twice.
+/// Twice, with everything of the guest's compiled into an empty folder. The kernel is the same unpacked package.
 fn two_builds(bin: &Path) -> Result<()> {
     let mut names = Vec::new();
     for round in ["a", "b"] {

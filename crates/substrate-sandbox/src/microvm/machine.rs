@@ -31,7 +31,7 @@ pub struct Machine {
     pipe: UnixStream,
 }
 
-/// A saved machine: a folder, with what must be the same for a copy of it.
+/// A saved machine. A copy of it must be of the same image, memory, processors and accelerator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Where it lies.

@@ -56,7 +56,7 @@ const TRANSLATIONS_MIB: u32 = 256;
 pub enum Accelerator {
     /// The processor itself, by `/dev/kvm`.
     Kvm,
-    /// QEMU's translator: right, and some fifty times slower for what an engine does.
+    /// QEMU's translator: right, and some hundreds of times slower for what an engine does (docs/benchmarks.md).
     Emulation,
 }
 

@@ -58,7 +58,7 @@ fn the_kernel_confirms_the_seals() {
         assert_eq!((view.seccomp, view.seccomp_filters), (2, filters));
         assert!(view.no_new_privs);
         assert_eq!(view.is_sealed(), stage == 2);
-        // An undumpable process belongs to root: its owner cannot look into it.
+        // An undumpable process shows as root's. Its owner has its files shut, and yet may trace it (docs/sandbox.md).
         let own = fs::metadata(format!("/proc/{}/fd", worker.pid())).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&own), 0);
         pipe.shutdown(Shutdown::Write).unwrap();

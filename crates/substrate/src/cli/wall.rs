@@ -35,7 +35,7 @@ enum WallCommand {
     #[command(
         after_help = "Each attack runs behind the wall, before a model is read and before a prompt is, and outside it as a\n\
         control. One whose control fails says nothing about the wall here. Fails if anything gets out.\n\
-        A wall of virtual machines needs QEMU and the guest images; emulated, it takes a minute or two."
+        A wall of virtual machines needs QEMU and the guest images; emulated, it takes half a minute on an idle machine."
     )]
     Check(Check),
 }
@@ -66,7 +66,7 @@ impl Wall {
 }
 
 impl Check {
-    /// Under emulation the suite takes a minute or two.
+    /// Under emulation the suite takes half a minute, and more on a busy machine.
     fn bar(&self, session: &Session) -> ProgressBar {
         let target = match session.json {
             true => ProgressDrawTarget::hidden(),
