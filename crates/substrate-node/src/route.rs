@@ -236,7 +236,8 @@ impl<'w> ScopedCandidates<'w> {
             prefill /= WARM_DIVISOR;
         }
         // A worker of its own is loaded for the job, whatever is loaded.
-        let is_ready = claim.loaded && !want.isolated;
+        let is_alone = want.isolated || want.wall.is_machine();
+        let is_ready = claim.loaded && !is_alone;
         let load = if is_ready { 0 } else { claim.load_ms };
         let dial = if self.world.connected(node) {
             0

@@ -119,6 +119,11 @@ impl WallTier {
         }
         self >= demand
     }
+
+    /// Whether it is a virtual machine, of which each job has one for itself.
+    pub fn is_machine(self) -> bool {
+        matches!(self, Self::Microvm | Self::MicrovmEmulated)
+    }
 }
 
 cbor_codes!(WallTier {

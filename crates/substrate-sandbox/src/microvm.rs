@@ -17,7 +17,13 @@ mod machine;
 mod qemu;
 mod qmp;
 
-use std::{fs::File, io, os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::launch::LaunchError;
 
@@ -40,6 +46,14 @@ pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a guest may take to answer a line. Starting a worker takes one a second under emulation.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where VMMs are looked for; the daemon's own PATH is not asked, as what it starts gets a guest's ports.
+const FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
+
+fn program(name: &str) -> Option<PathBuf> {
+    let folders = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+    folders.into_iter().find(|path| path.is_file())
+}
 
 /// The most that is kept of a guest's console, for the error of a boot that failed.
 const MAX_CONSOLE: usize = 16 * 1024;
@@ -68,6 +82,22 @@ impl MachineSpec {
             }
         }
         Ok(sizes)
+    }
+
+    /// A machine of the same size without them, to be saved: what it finds on a disk would be saved with it.
+    ///
+    /// # Errors
+    /// A file does not tell its size.
+    pub fn without_files(&self) -> io::Result<Self> {
+        let files = self
+            .sizes()?
+            .iter()
+            .fold(0, |sum: u64, size| sum.saturating_add(*size));
+        Ok(Self {
+            files: [None, None, None],
+            worker_memory: self.worker_memory.saturating_add(files),
+            processors: self.processors,
+        })
     }
 
     /// Bytes of the machine's memory: the files are read through it, and what does not fit would be read again for each token.

@@ -32,7 +32,7 @@ impl Provider {
             work.heard = step.now;
             let (identity, entry) = (work.identity, work.terms.entry);
             // A job with a worker of its own has no use for the one that others share.
-            let shares = !work.terms.isolated;
+            let shares = !work.terms.isolated && !work.terms.wall.is_machine();
             self.queue.remove(identity, &attempt);
             self.stirred = true;
             step.order(Action::ReplyReady { attempt });

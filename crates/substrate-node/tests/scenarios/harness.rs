@@ -139,7 +139,12 @@ impl Table {
         match words.as_slice() {
             ["own", what @ ..] => self.own(what),
             ["walls", names @ ..] => {
-                Event::WallsChanged(names.iter().map(|_| WallTier::Process).collect())
+                let wall = |name: &&str| match *name {
+                    "process" => WallTier::Process,
+                    "microvm" => WallTier::Microvm,
+                    other => panic!("cannot read wall {other:?}"),
+                };
+                Event::WallsChanged(names.iter().map(wall).collect())
             }
             ["lend", "off"] => Event::LendingChanged(Lending::Off),
             ["lend", scope, slots, rest @ ..] => Event::LendingChanged(lending(scope, slots, rest)),

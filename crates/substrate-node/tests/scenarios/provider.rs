@@ -62,6 +62,23 @@ fn nothing_is_loaded_ahead_for_a_job_that_wants_a_worker_of_its_own() {
 }
 
 #[test]
+fn nothing_is_loaded_ahead_for_a_job_that_gets_a_machine() {
+    check(
+        "own m cold
+        walls process microvm
+        lend commons 2
+        offer S j1#1 commons wall=microvm",
+        expect![[r#"
+            own m cold
+            walls process microvm
+            lend commons 2
+            offer S j1#1 commons wall=microvm
+                reply S j1#1: ready
+        "#]],
+    );
+}
+
+#[test]
 fn lending_off_means_no_job_of_others_and_all_of_ones_own() {
     check(
         "own m

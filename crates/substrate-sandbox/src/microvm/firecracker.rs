@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use super::{
     GuestImage, MachineSpec, VmError, Vmm,
     confine::{self, Reach},
+    program,
 };
 use crate::{
     guest::{CONTROL_VSOCK, DISKS, PIPE_VSOCK, SECTOR},
@@ -34,9 +35,6 @@ use crate::{
 
 /// The program.
 pub(super) const PROGRAM: &str = "firecracker";
-
-/// Where programs are looked for, as for QEMU.
-const FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 
 /// The host's side of the guest's vsock.
 const VSOCK: &str = "vsock";
@@ -74,7 +72,7 @@ pub struct Firecracker {
 impl Firecracker {
     /// Whether the program is there.
     pub fn is_installed() -> bool {
-        program().is_some()
+        program(PROGRAM).is_some()
     }
 
     /// Starts a machine, which then boots, with its sockets in an empty folder of its own.
@@ -279,7 +277,7 @@ impl Parts {
     }
 
     fn start(self, folder: &Path) -> Result<Firecracker, VmError> {
-        let program = program().ok_or(VmError::NoVmm { name: PROGRAM })?;
+        let program = program(PROGRAM).ok_or(VmError::NoVmm { name: PROGRAM })?;
         let (theirs, stderr) = stderr_pipe(Stderr::Pipe)?;
         let mut command = Command::new(program);
         command
@@ -420,13 +418,6 @@ fn accepted(stream: &mut UnixStream) -> io::Result<bool> {
         line.push(byte[0]);
     }
     Ok(false)
-}
-
-fn program() -> Option<PathBuf> {
-    FOLDERS
-        .iter()
-        .map(|folder| Path::new(folder).join(PROGRAM))
-        .find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -60,12 +60,16 @@ impl Machine {
                     said.to_string()
                 )))
             }
-            Err(_) => {
-                let said = vmm.console();
+            Err(error) => {
+                let console = last_line(&vmm.console());
                 vmm.kill();
-                Err(VmError::Boot {
-                    deadline,
-                    console: last_line(&said),
+                Err(match error {
+                    VmError::Line(error) if is_late(&error) => VmError::Boot { deadline, console },
+                    VmError::Line(error) => VmError::Vmm {
+                        what: "boot the guest",
+                        why: format!("{error}{console}"),
+                    },
+                    other => other,
                 })
             }
         }
@@ -261,6 +265,14 @@ fn say(control: &mut UnixStream, what: &ToGuest) -> io::Result<()> {
 fn hear(control: &mut UnixStream, until: Instant) -> io::Result<FromGuest> {
     let line = read_line(&mut Until { control, until })?;
     line.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Whether it is time that ran out. A socket whose own limit passes says that it would block.
+fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
 }
 
 /// A stream that is read until a moment, however slowly its bytes come.

@@ -12,7 +12,7 @@ use std::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::{
     GuestImage, MAX_CONSOLE, MachineSpec, VmError, Vmm,
     confine::{self, Reach},
+    program,
     qmp::Qmp,
 };
 use crate::{
@@ -32,9 +33,6 @@ use crate::{
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
-
-/// Where programs are looked for; the daemon's own PATH is not asked, as what it starts gets a guest's ports.
-const FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 
 /// Memory of a saved machine, and its devices' state.
 const STATE: &str = "qemu.state";
@@ -90,7 +88,7 @@ pub struct Qemu {
 impl Qemu {
     /// Whether the program is there.
     pub fn is_installed() -> bool {
-        program().is_some()
+        program(PROGRAM).is_some()
     }
 
     /// Starts a machine, which then boots.
@@ -128,7 +126,7 @@ impl Qemu {
         accelerator: Accelerator,
         state: Option<File>,
     ) -> Result<Self, VmError> {
-        let program = program().ok_or(VmError::NoVmm { name: PROGRAM })?;
+        let program = program(PROGRAM).ok_or(VmError::NoVmm { name: PROGRAM })?;
         let mut parts = Parts::default();
         let mut command = parts.command(&program, image, spec, accelerator, state)?;
         let (theirs, stderr) = stderr_pipe(Stderr::Pipe)?;
@@ -416,11 +414,4 @@ fn host_khz() -> u64 {
         (name.trim() == "cpu MHz").then(|| value.trim().parse::<f64>().ok())?
     });
     mhz.map_or(COMMON, |mhz| (mhz * 1000.0) as u64)
-}
-
-fn program() -> Option<PathBuf> {
-    FOLDERS
-        .iter()
-        .map(|folder| Path::new(folder).join(PROGRAM))
-        .find(|path| path.is_file())
 }

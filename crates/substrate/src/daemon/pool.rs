@@ -340,7 +340,9 @@ impl Pool {
     pub fn walls(&self) -> Vec<WallTier> {
         let machines = self.machines.as_ref().as_ref().ok();
         let machines = machines.and_then(Machines::tier);
-        self.wall().into_iter().chain(machines).collect()
+        // A header is read behind the usual one whatever a job demands, so that without it there is none.
+        let usual = self.wall();
+        usual.into_iter().chain(usual.and(machines)).collect()
     }
 
     /// The wall that a job with this demand gets: the first that is enough.

@@ -113,7 +113,7 @@ impl Pool {
             engine,
             wall,
             worker: image
-                .filter(|_| wall != USUAL)
+                .filter(|_| wall.is_machine())
                 .unwrap_or(self.settings.sha256),
             slot,
             released: self.released.clone(),

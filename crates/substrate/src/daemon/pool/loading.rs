@@ -146,7 +146,7 @@ impl Pool {
         parts: &Parts,
         bytes: u64,
     ) -> Result<Worker, LoadError> {
-        if wall == USUAL {
+        if !wall.is_machine() {
             return self.launch(parts).await;
         }
         self.check(parts).await?;

@@ -152,8 +152,9 @@ impl Machines {
     /// Why there is none.
     pub fn worker(&self, work: &Work) -> Result<Worker, NoMachines> {
         let machine = self.machine(work).map_err(|error| {
-            let why = NoMachines(with_causes(&error));
-            if matches!(error, VmError::Boot { .. }) {
+            let did_not_boot = matches!(error, VmError::Boot { .. });
+            let why = NoMachines(with_causes(error));
+            if did_not_boot {
                 tracing::warn!(%why, "the wall of virtual machines is withdrawn");
                 *lock(&self.withdrawn) = Some(why.clone());
             }
@@ -161,16 +162,13 @@ impl Machines {
         })?;
         machine
             .into_worker()
-            .map_err(|error| NoMachines(with_causes(&error)))
+            .map_err(|error| NoMachines(with_causes(error)))
     }
 
     fn machine(&self, work: &Work) -> Result<Machine, VmError> {
         let spec = self.spec(work)?;
         let start = Start {
-            files: spec.sizes().map_err(|source| VmError::Setup {
-                what: "the model's disks",
-                source,
-            })?,
+            files: spec.sizes().map_err(unknown_size)?,
             memory: work.memory,
         };
         let mut machine = self.ready(&spec)?;
@@ -201,10 +199,7 @@ impl Machines {
     /// A copy of a saved machine of that size; the first one is booted, and saved for those that follow.
     fn ready(&self, spec: &MachineSpec) -> Result<Machine, VmError> {
         let size = Size {
-            memory: spec.memory().map_err(|source| VmError::Setup {
-                what: "a machine of that size",
-                source,
-            })?,
+            memory: spec.memory().map_err(unknown_size)?,
             processors: spec.processors,
         };
         let image = self.checked_image()?;
@@ -215,7 +210,9 @@ impl Machines {
         let snapshot = match known {
             Some(snapshot) => snapshot,
             None => {
-                let vmm = Qemu::boot(&image, spec, self.accelerator)?;
+                // Nobody's disks: the guest looks into those it finds.
+                let blank = spec.without_files().map_err(unknown_size)?;
+                let vmm = Qemu::boot(&image, &blank, self.accelerator)?;
                 let machine = Machine::await_boot(Box::new(vmm), BOOT_DEADLINE)?;
                 self.save(machine, size)?
             }
@@ -255,9 +252,16 @@ fn open(settings: &MachineSettings) -> Result<GuestImage, NoMachines> {
         let absent = matches!(&error, ImageError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
         NoMachines(match absent {
             true => format!("there is no guest image in {}", settings.image.display()),
-            false => with_causes(&error),
+            false => with_causes(error),
         })
     })
+}
+
+fn unknown_size(source: std::io::Error) -> VmError {
+    VmError::Setup {
+        what: "a machine of that size",
+        source,
+    }
 }
 
 fn kinds(emulated: bool) -> Vec<(Accelerator, Duration)> {
@@ -280,7 +284,7 @@ fn boots(image: &GuestImage, accelerator: Accelerator, deadline: Duration) -> Re
     Qemu::boot(image, &spec, accelerator)
         .and_then(|vmm| Machine::await_boot(Box::new(vmm), deadline))
         .and_then(|mut machine| machine.seed())
-        .map_err(|error| with_causes(&error))
+        .map_err(|error| with_causes(error))
 }
 
 fn word(accelerator: Accelerator) -> &'static str {
@@ -290,12 +294,6 @@ fn word(accelerator: Accelerator) -> &'static str {
     }
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
+fn with_causes(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
 }

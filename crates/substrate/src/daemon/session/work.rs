@@ -202,7 +202,7 @@ pub async fn prepare(
     })?;
     let wall = pool.wall_for(manifest.wall);
     // A machine is one job's own, whether or not that was asked for.
-    let alone = manifest.isolated || wall != WallTier::Process;
+    let alone = manifest.isolated || wall.is_machine();
     let lease = match alone {
         true => pool.lease_alone(&parts, whose, wall).await?,
         false => pool.lease(&parts, whose).await?,
