@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use substrate_record::WallTier;
 
 use super::loading::Manner;
-use super::{Lease, LoadError, Machines, Pool, Seen, Slot, USUAL, Whose, lock};
+use super::{Lease, LoadError, Machines, Pool, Seen, Slot, Whose, lock};
 use crate::daemon::engine::Engine;
 use crate::models::parts::Parts;
 
@@ -127,6 +127,7 @@ impl Pool {
 mod tests {
     use substrate_record::ContentHash;
 
+    use super::super::USUAL;
     use super::*;
     use crate::blobs::Blobs;
     use crate::daemon::testing::{no_worker, until};

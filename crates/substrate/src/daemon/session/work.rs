@@ -8,7 +8,7 @@ use substrate_mesh::input;
 use substrate_mesh::token::{Alternative, TokenLogprob};
 use substrate_node::WorkFailure;
 use substrate_record::{
-    Commitment, JobKind, JobManifest, NodeId, Salt, WallTier, commit, output_bytes, seed_for_choice,
+    Commitment, JobKind, JobManifest, NodeId, Salt, commit, output_bytes, seed_for_choice,
 };
 use substrate_sandbox::wire::{self, Failure, Prepare};
 use tokio_util::sync::CancellationToken;
