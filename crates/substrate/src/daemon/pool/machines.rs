@@ -284,7 +284,7 @@ fn boots(image: &GuestImage, accelerator: Accelerator, deadline: Duration) -> Re
     Qemu::boot(image, &spec, accelerator)
         .and_then(|vmm| Machine::await_boot(Box::new(vmm), deadline))
         .and_then(|mut machine| machine.seed())
-        .map_err(|error| with_causes(error))
+        .map_err(with_causes)
 }
 
 fn word(accelerator: Accelerator) -> &'static str {
