@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use substrate_sandbox::{
-    launch::probe,
+    launch::{GpuDriver, gpu_drivers, probe},
     microvm::{
         Accelerator, BOOT_DEADLINE, GuestImage, MANIFEST, Machine, MachineSpec, Qemu, Trust,
         VmError, name_of,
@@ -92,6 +92,8 @@ impl Check {
 /// The walls that can be tried here, in the order of what they promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
+    #[value(name = "process+gpu")]
+    ProcessGpu,
     Process,
     Microvm,
     MicrovmEmulated,
@@ -100,6 +102,7 @@ enum Name {
 impl Name {
     fn word(self) -> &'static str {
         match self {
+            Self::ProcessGpu => "process+gpu",
             Self::Process => "process",
             Self::Microvm => "microvm",
             Self::MicrovmEmulated => "microvm-emulated",
@@ -141,7 +144,7 @@ impl Tier {
         bar: &ProgressBar,
     ) -> anyhow::Result<Self> {
         let mut attacks = suite.attacks()?;
-        if name != Name::Process {
+        if matches!(name, Name::Microvm | Name::MicrovmEmulated) {
             attacks.extend(suite.breaches()?);
         }
         bar.set_length(attacks.len() as u64);
@@ -155,7 +158,7 @@ impl Tier {
         }
         let limits = match name {
             Name::Process => format!("; {}", probe(None).hard_limits),
-            Name::Microvm | Name::MicrovmEmulated => String::new(),
+            Name::ProcessGpu | Name::Microvm | Name::MicrovmEmulated => String::new(),
         };
         let escaped = attempts.iter().filter(|attempt| !attempt.denied).count();
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
@@ -243,6 +246,7 @@ impl Tier {
 /// A wall to try to get out of, or why this machine has none of the kind.
 fn place(name: Name, ground: &Path) -> anyhow::Result<Result<Box<dyn Place>, String>> {
     let accelerator = match name {
+        Name::ProcessGpu => return Ok(Err(gpus(&gpu_drivers()))),
         Name::Process => {
             let report = probe(None);
             return Ok(match report.offers_process() {
@@ -273,6 +277,15 @@ fn place(name: Name, ground: &Path) -> anyhow::Result<Result<Box<dyn Place>, Str
             hint.unwrap_or_default()
         )
     }))
+}
+
+/// Why nothing is tried on a graphics processor: its wall is not built (docs/gpu.md).
+fn gpus(drivers: &[GpuDriver]) -> String {
+    let drivers: Vec<String> = drivers.iter().map(GpuDriver::to_string).collect();
+    match drivers.as_slice() {
+        [] => "no graphics processor that policy/gpu lists is here".to_owned(),
+        drivers => drivers.join("; "),
+    }
 }
 
 fn machine(

@@ -46,3 +46,20 @@ fn nothing_gets_out_of_the_wall_and_the_table_says_so() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn the_wall_of_graphics_processors_is_in_the_table_and_not_offered() -> Result<()> {
+    let scratch = Scratch::new("walls-gpu")?;
+    let node = Node::create(&test_bin(), scratch.path(), "n")?;
+    let told = node.json(&["wall", "check", "--tier", "process+gpu"])?;
+    let tier = &told["tiers"][0];
+    assert_eq!(tier["tier"], "process+gpu", "{told}");
+    assert_eq!(tier["offered"], false, "{told}");
+    assert_eq!(tier["attempts"], serde_json::json!([]), "{told}");
+    let reason = tier["reason"].as_str().context("no reason")?;
+    assert!(
+        reason.contains("no graphics processor") || reason.contains("unproven"),
+        "{reason}"
+    );
+    Ok(())
+}
