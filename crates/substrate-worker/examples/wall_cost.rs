@@ -1,8 +1,10 @@
-//! What the wall costs the real worker: time from its start to its first word, and tokens per second.
+//! What the wall costs a worker: time from its start to its first word, and tokens per second.
 //!
-//! `wall_cost WORKER BARE MODEL [STARTS] [ANSWERS]`: WORKER is the static `substrate-worker`, BARE the static example `bare`.
-//! Walled and bare take turns, and who begins changes each time, so that load falls on both alike. Medians are printed, and
-//! the two figures that have goals last: `added start: X ms` and `throughput: X of bare`.
+//! `wall_cost BARE MODEL [STARTS] [PROCESSES]`: BARE is the static example `bare`, which is the worker, too. Walled and bare take
+//! turns, and who begins changes each time, so that load falls on both alike. Two processes of one program differ by a percent or two for as
+//! long as they live; so tokens are counted in many pairs of processes, and each pair gives one ratio.
+//! Medians are printed, and the figures that have goals last: `added start: X ms`, and `throughput: X of bare, A to B`, the median of
+//! the pairs with its 95 % interval (of order statistics: no distribution is assumed).
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -10,7 +12,6 @@ mod support;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,14 @@ const NOBODY: u32 = 65_534;
 /// Pairs of starts: enough for a steady median.
 const STARTS: usize = 100;
 
-/// Pairs of answers: the spread of one is some percent on a machine that does other things.
-const ANSWERS: usize = 40;
+/// Pairs of processes; odd, so that one is the median.
+const PROCESSES: usize = 31;
 
-/// Tokens of each answer, one or two seconds of a small model.
-const TOKENS: u32 = 128;
+/// Answers of each process; odd, so that one is the median.
+const ANSWERS: usize = 15;
+
+/// Tokens of each answer, a third of a second of a small model: what slows a machine down lasts longer, and slows both.
+const TOKENS: u32 = 32;
 
 /// A program under measurement; it ends with its value.
 enum Running {
@@ -47,31 +51,29 @@ impl Drop for Running {
 
 struct Programs {
     spec: WallSpec,
-    bare: PathBuf,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [worker, bare, model, numbers @ ..] = arguments.as_slice() else {
-        panic!("usage: wall_cost WORKER BARE MODEL [STARTS] [ANSWERS]");
+    let [bare, model, numbers @ ..] = arguments.as_slice() else {
+        panic!("usage: wall_cost BARE MODEL [STARTS] [PROCESSES]");
     };
     let number = |at: usize, default| {
         numbers
             .get(at)
             .map_or(default, |n| n.parse().expect("a number"))
     };
-    let digest = worker_sha256(worker.as_ref()).expect("the worker reads");
+    let digest = worker_sha256(bare.as_ref()).expect("the program reads");
     let programs = Programs {
         spec: WallSpec {
             become_uid: become_uid(),
             // As the daemon starts it.
             expected_worker_sha256: Some(digest),
-            ..WallSpec::new(worker, model)
+            ..WallSpec::new(bare, model)
         },
-        bare: bare.into(),
     };
     starts(&programs, number(0, STARTS));
-    answers(&programs, number(1, ANSWERS));
+    answers(&programs, number(1, PROCESSES));
 }
 
 fn become_uid() -> Option<u32> {
@@ -105,7 +107,7 @@ impl Programs {
 
     fn unwalled(&self) -> (Running, Client) {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let mut command = Command::new(&self.bare);
+        let mut command = Command::new(&self.spec.worker);
         command
             .arg(&self.spec.model)
             .env_clear()
@@ -135,9 +137,33 @@ fn starts(programs: &Programs, rounds: usize) {
     println!("added start: {:.2} ms", walled - bare);
 }
 
-fn answers(programs: &Programs, rounds: usize) {
-    // Both loaded at once: memory that one finds warm the other finds warm too.
-    let mut both = [false, true].map(|walled| {
+fn answers(programs: &Programs, processes: usize) {
+    let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+    for pair in 0..processes {
+        let of_pair = in_one_pair(programs, pair);
+        let mut of_answers: Vec<f64> = of_pair.iter().map(|[bare, walled]| walled / bare).collect();
+        ratios.push(median(&mut of_answers));
+        for [bare, walled] in of_pair {
+            rates[0].push(bare);
+            rates[1].push(walled);
+        }
+    }
+    let [bare, walled] = rates.map(|mut rates| median(&mut rates));
+    println!(
+        "answers of {TOKENS} tokens, {ANSWERS} of each of {processes} pairs of processes, medians: bare {bare:.1} tok/s, walled {walled:.1} tok/s"
+    );
+    let middle = median(&mut ratios);
+    let (low, high) = interval(ratios.len());
+    println!(
+        "throughput: {middle:.4} of bare, {:.4} to {:.4}",
+        ratios[low], ratios[high]
+    );
+}
+
+/// Tokens per second, bare and walled, of answers that two processes give in turns.
+fn in_one_pair(programs: &Programs, pair: usize) -> Vec<[f64; 2]> {
+    let mut both = [None, None];
+    for walled in turns(pair) {
         let (running, mut client, _) = programs.start(walled);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let load = Load {
@@ -147,26 +173,38 @@ fn answers(programs: &Programs, rounds: usize) {
         };
         let loaded = client.load_as(load);
         loaded.unwrap_or_else(|(why, detail)| panic!("not loaded: {why:?}: {detail}"));
-        (running, client)
-    });
-    let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
-    for round in 0..rounds as u64 {
-        let mut pair = [(0.0, Vec::new()), (0.0, Vec::new())];
-        for walled in turns(round as usize) {
-            let at = usize::from(walled);
-            pair[at] = answer(&mut both[at].1, round + 1);
-        }
-        assert_eq!(pair[0].1, pair[1].1, "the two answers differ");
-        ratios.push(pair[1].0 / pair[0].0);
-        for (rates, (rate, _)) in rates.iter_mut().zip(&pair) {
-            rates.push(*rate);
-        }
+        both[usize::from(walled)] = Some((running, client));
     }
-    let [bare, walled] = rates.map(|mut rates| median(&mut rates));
-    println!(
-        "answers of {TOKENS} tokens, median of {rounds}: bare {bare:.1} tok/s, walled {walled:.1} tok/s"
-    );
-    println!("throughput: {:.4} of bare", median(&mut ratios));
+    let mut both = both.map(|one| one.expect("both took their turn"));
+    let answers = 0..ANSWERS;
+    answers
+        .map(|round| {
+            let mut pair = [(0.0, Vec::new()), (0.0, Vec::new())];
+            for walled in turns(round) {
+                let at = usize::from(walled);
+                pair[at] = answer(&mut both[at].1, round as u64 + 1);
+            }
+            assert_eq!(pair[0].1, pair[1].1, "the two answers differ");
+            pair.map(|(rate, _)| rate)
+        })
+        .collect()
+}
+
+/// The places, in sorted order, between which the median of so many draws lies in at least 95 of 100 cases: those beyond which lie
+/// less than 2.5 % of a binomial distribution of one half.
+fn interval(draws: usize) -> (usize, usize) {
+    let mut chance = 0.5_f64.powi(draws as i32);
+    let mut beyond = 0.0;
+    let mut low = 0;
+    for place in 0..draws / 2 {
+        beyond += chance;
+        if beyond >= 0.025 {
+            break;
+        }
+        low = place;
+        chance *= (draws - place) as f64 / (place + 1) as f64;
+    }
+    (low, draws - 1 - low)
 }
 
 /// Tokens per second after the first, and the ids.

@@ -7,7 +7,7 @@
 //! [`emitter`] (text), [`template`] (prompts), `sight` (images in them), [`header`] (the first look at a model file),
 //! [`ffi`] (llama.cpp).
 //!
-//! Invariant: usable in-process and unsealed by tests; the seals are applied by `main` alone.
+//! Invariant: usable in-process and unsealed by tests; the seals are applied by [`walled`] alone, for `main`.
 //! Absent by design: keys, network, files other than the model, logs, any text of a prompt in an
 //! error.
 
@@ -38,4 +38,5 @@ pub mod serve;
 mod sight;
 mod strftime;
 pub mod template;
+pub mod walled;
 pub mod wordpiece;

@@ -7,11 +7,10 @@ use std::fs::File;
 use std::process::exit;
 
 use substrate_sandbox::seal;
-use substrate_sandbox::wire::{self, Failure, FromWorker};
-use substrate_worker::engine;
-use substrate_worker::ffi;
+use substrate_sandbox::wire;
 use substrate_worker::ffi::allocator::{self, Budgeted};
-use substrate_worker::serve::{Place, last_words, serve};
+use substrate_worker::serve::last_words;
+use substrate_worker::{engine, ffi, walled};
 
 /// Bounds what a chat template can build.
 #[global_allocator]
@@ -47,7 +46,7 @@ fn main() {
         let _ = wire::write(&mut pipe, &last_words());
         exit(3)
     });
-    exit(live(pipe, pool));
+    exit(walled::run(pipe, pool));
 }
 
 /// What the daemon reckons with, as JSON: the owner's own question, before there is a model or a wall.
@@ -62,41 +61,4 @@ fn devices() -> serde_json::Value {
         })
     });
     devices.collect()
-}
-
-fn live(mut pipe: &'static File, pool: u32) -> i32 {
-    match seal::stage_one() {
-        Ok(sealed) => {
-            if wire::write(&mut pipe, &FromWorker::from(sealed)).is_err() {
-                return 1;
-            }
-        }
-        Err(error) => {
-            let detail = error.to_string();
-            let failed = FromWorker::Failed {
-                seq: None,
-                why: Failure::Internal,
-                detail,
-            };
-            // The daemon sees the exit code if it does not see this.
-            let _ = wire::write(&mut pipe, &failed);
-            return 2;
-        }
-    }
-    let seal = || {
-        seal::stage_two()
-            .map(FromWorker::from)
-            .map_err(|error| error.to_string())
-    };
-    let place = Place {
-        model: seal::MODEL_PATH.into(),
-        projector: seal::PROJECTOR_PATH.into(),
-        adapter: seal::ADAPTER_PATH.into(),
-        pool,
-        seal,
-    };
-    match serve(pipe, pipe, place) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    }
 }
