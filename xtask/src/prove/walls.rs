@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn figures_are_found_by_their_words() {
-        let told = "something\nadded start: 2.31 ms\nthroughput: 0.9985 of bare, 0.9951 to 1.0012\n";
+        let told =
+            "something\nadded start: 2.31 ms\nthroughput: 0.9985 of bare, 0.9951 to 1.0012\n";
         assert_eq!(figure(told, "added start: ").unwrap(), 2.31);
         assert_eq!(figure(told, "throughput: ").unwrap(), 0.9985);
         assert!(figure(told, "restore: ").is_err());
