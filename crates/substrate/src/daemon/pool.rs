@@ -10,27 +10,30 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use substrate_record::{ContentHash, WallTier};
-use substrate_sandbox::launch::{Wall, WallSpec, probe};
-use substrate_sandbox::wire::{self, KvType};
+use substrate_sandbox::launch::WallSpec;
+use substrate_sandbox::wire;
 use tokio::sync::watch;
 
 use super::context::{blocking, unix_ms};
-use super::engine::{self, Engine, WorkError};
+use super::engine::{Engine, WorkError};
 use super::threads::FreeCores;
 use crate::blobs::{BlobError, Blobs};
 use crate::models::fit::Estimate;
-use crate::models::import::{Inspect, InspectError, ModelFacts};
 use crate::models::parts::Parts;
 
 mod alone;
+mod inspector;
 mod loading;
 mod machines;
 mod measuring;
 mod room;
+mod settings;
 mod taken;
 
+pub use inspector::WalledInspector;
 pub use loading::Fit;
 pub use machines::{MachineSettings, Machines, NoMachines};
+pub use settings::{NoWall, WorkerSettings, try_wall};
 pub use taken::Whose;
 
 /// Context allocated when neither the owner nor the model asks for less: Ollama's default without a large GPU.
@@ -42,90 +45,6 @@ const CONTEXTS: u32 = 2;
 
 /// The wall of every worker but those in machines, which have it around them, too.
 const USUAL: WallTier = WallTier::Process;
-
-/// How workers are made on this machine.
-#[derive(Debug, Clone)]
-pub struct WorkerSettings {
-    /// The static worker binary.
-    pub binary: PathBuf,
-    /// Its SHA-256; another binary is refused.
-    pub sha256: ContentHash,
-    /// The wall workers are started behind, tried when the daemon started; or why there is none.
-    pub wall: Result<WallTier, NoWall>,
-    /// What computes, as its class names it.
-    pub engine_class: String,
-    /// Cores of the machine.
-    pub cores: u32,
-    /// Threads for the engine at most at the start, for the owner's own jobs too; [`Pool::use_cores`] changes it.
-    pub threads: u32,
-    /// Threads for the engine always, if the owner said so.
-    pub fixed_threads: Option<u32>,
-    /// Context in tokens the owner set.
-    pub context: Option<u32>,
-    /// Answers a model gives at the same time.
-    pub slots: u32,
-    /// Bytes a worker may map.
-    pub memory_limit: u64,
-    /// What one model may take, if the owner said so.
-    pub owner_limit: Option<u64>,
-    /// How long a load may take.
-    pub load_timeout: Duration,
-    /// How long an idle worker stays; `None` = for ever.
-    pub keep_alive: Option<Duration>,
-    /// Models in memory at the same time.
-    pub max_loaded: u32,
-    /// How the numbers of the cache are kept.
-    pub kv: KvType,
-    /// Whether attention may be fused.
-    pub flash_attention: bool,
-    /// Whether each answer may have the cells of a whole context to itself; `None` = if they take a small part of what is free.
-    pub own_cells: Option<bool>,
-    /// Whether an answer that runs alone guesses its next tokens.
-    pub prompt_lookup: bool,
-}
-
-impl WorkerSettings {
-    /// Whether the engine computes on graphics processors: its class names what it was built for.
-    pub fn uses_gpus(&self) -> bool {
-        backend(&self.engine_class) != CPU
-    }
-}
-
-/// What an engine that computes on no graphics processor was built for.
-const CPU: &str = "cpu";
-
-fn backend(engine_class: &str) -> &str {
-    engine_class.split('/').nth(2).unwrap_or(CPU)
-}
-
-/// The wall for workers of this class on this machine, tried now: a child is sent through every layer.
-///
-/// # Errors
-/// There is none, for that reason.
-pub fn try_wall(engine_class: &str) -> Result<WallTier, NoWall> {
-    let backend = backend(engine_class);
-    if backend != CPU {
-        return Err(NoWall::Gpu(backend.to_owned()));
-    }
-    let report = probe(None);
-    match report.offers_process() {
-        true => Ok(WallTier::Process),
-        false => Err(NoWall::Missing(report.whole.to_string())),
-    }
-}
-
-/// Why no worker runs on this machine: none runs without a wall.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NoWall {
-    /// A worker that opens a graphics processor's driver cannot live behind the wall there is.
-    #[error(
-        "the worker installed here computes on {0}, and there is no wall for graphics processors yet (docs/gpu.md): install the worker built without"
-    )]
-    Gpu(String),
-    /// The wall was tried, and does not stand on this machine.
-    #[error("no wall stands on this machine: {0}")]
-    Missing(String),
-}
 
 /// A worker that could not be started or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -622,46 +541,6 @@ impl Drop for Lease {
         seen.last_used = Some(Instant::now());
         drop(seen);
         self.released.notify_one();
-    }
-}
-
-/// Reads a header behind the wall, for import and pull.
-pub struct WalledInspector {
-    pool: Pool,
-}
-
-impl WalledInspector {
-    /// Uses the pool's worker binary.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
-    }
-}
-
-impl Inspect for WalledInspector {
-    fn inspect(&self, model: &std::path::Path) -> Result<ModelFacts, InspectError> {
-        let spec = (self.pool.spec(model.to_path_buf()))
-            .map_err(|error| InspectError::Unavailable(error.to_string()))?;
-        let worker =
-            Wall::spawn(spec).map_err(|error| InspectError::Unavailable(error.to_string()))?;
-        match engine::inspect(worker, self.pool.settings.load_timeout) {
-            Ok(facts) => Ok(ModelFacts {
-                arch: facts.arch,
-                quant: facts.quant,
-                name: facts.name,
-                n_params: facts.n_params,
-                n_ctx_train: facts.n_ctx_train,
-                n_vocab: facts.n_vocab,
-                template: facts.template,
-                licence: facts.licence,
-                size: facts.size,
-                is_adapter: facts.is_adapter,
-            }),
-            Err(WorkError::Failed { detail, .. }) => Err(InspectError::BadModel(detail)),
-            Err(error @ WorkError::Crashed { .. }) => {
-                Err(InspectError::BadModel(error.to_string()))
-            }
-            Err(error) => Err(InspectError::Unavailable(error.to_string())),
-        }
     }
 }
 
