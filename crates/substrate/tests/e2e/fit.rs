@@ -38,9 +38,9 @@ type Case = (u32, u32, &'static str);
 
 const CASES: [Case; 10] = [
     (512, 1, ""),
-    (2048, 1, ""),
     (1024, 8, ""),
     // Only at full size:
+    (2048, 1, ""),
     (4096, 8, ""),
     (8192, 1, ""),
     (8192, 2, ""),
@@ -52,7 +52,7 @@ const CASES: [Case; 10] = [
 
 #[test]
 fn a_worker_takes_what_was_reckoned() -> Result<()> {
-    let cases = &CASES[..size::of(3, CASES.len())];
+    let cases = &CASES[..size::of(2, CASES.len())];
     println!(
         "{:>7} {:>5}  {:<26} {:>10} {:>10} {:>7}",
         "context", "slots", "settings", "reckoned", "measured", "off by"
