@@ -335,7 +335,11 @@ fn copies(file: &Path) -> Result<usize> {
         .args(["-oaF", MARKER])
         .arg(file)
         .output()?;
-    anyhow::ensure!(found.stderr.is_empty(), "grep {}: {found:?}", file.display());
+    anyhow::ensure!(
+        found.stderr.is_empty(),
+        "grep {}: {found:?}",
+        file.display()
+    );
     Ok(found.stdout.iter().filter(|byte| **byte == b'\n').count())
 }
 
