@@ -96,6 +96,7 @@ fn the_search_finds_what_a_provider_holds(trio: &Trio) -> Result<()> {
         std::slice::from_ref(&image),
         "the provider holds the marker while it answers, and the search finds it"
     );
+    assert!(copies(&image)? > 0, "and what counts copies finds some");
     std::fs::remove_file(image)?;
     asked.join().expect("the client does not panic")?;
     Ok(())
