@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use substrate_record::{ContentHash, Genesis, ModelEntry, NodeId, RecordId, Verified};
 
-/// Entries kept per registry key, the newest by sequence: with the largest entries 64 MiB a key.
+/// Entries kept per registry key, the held ones and the newest by sequence: with the largest entries 64 MiB a key.
 pub const MAX_PER_REGISTRY_KEY: usize = 4096;
 /// Entries kept per other author: more models than one owner's disk holds.
 pub const MAX_PER_DEVICE: usize = 256;
@@ -48,6 +48,7 @@ pub struct Registry {
     keys: BTreeSet<NodeId>,
     k: usize,
     pinned: BTreeSet<NodeId>,
+    held: BTreeSet<RecordId>,
     entries: BTreeMap<RecordId, Verified<ModelEntry>>,
     by_author: BTreeMap<NodeId, BTreeSet<Position>>,
     by_body: BTreeMap<ContentHash, BTreeSet<RecordId>>,
@@ -61,6 +62,7 @@ impl Registry {
             keys: genesis.registry_keys.iter().copied().collect(),
             k: usize::try_from(genesis.registry_k).unwrap_or(usize::MAX),
             pinned: BTreeSet::new(),
+            held: BTreeSet::new(),
             entries: BTreeMap::new(),
             by_author: BTreeMap::new(),
             by_body: BTreeMap::new(),
@@ -76,6 +78,16 @@ impl Registry {
     pub fn set_pinned(&mut self, authors: impl IntoIterator<Item = NodeId>) {
         self.pinned = authors.into_iter().collect();
         self.drop_strangers();
+    }
+
+    /// Replaces the entries that an author's newer ones do not push out: of the models held here, as many as there are. One that
+    /// was pushed out before has to be inserted again.
+    pub fn set_held(&mut self, entries: impl IntoIterator<Item = RecordId>) {
+        self.held = entries.into_iter().collect();
+        let authors: Vec<NodeId> = self.by_author.keys().copied().collect();
+        for author in authors {
+            self.drop_oldest(author);
+        }
     }
 
     /// Whether an author's entries are kept: a registry key's, or a pinned one's.
@@ -189,7 +201,7 @@ impl Registry {
             .collect()
     }
 
-    /// Keeps the newest of an author's entries, a choice that does not depend on arrival.
+    /// Keeps what is held and the newest of an author's entries, a choice that does not depend on arrival.
     fn drop_oldest(&mut self, author: NodeId) {
         let limit = match self.keys.contains(&author) {
             true => MAX_PER_REGISTRY_KEY,
@@ -199,7 +211,8 @@ impl Registry {
             return;
         };
         let excess = positions.len().saturating_sub(limit);
-        let dropped: Vec<Position> = positions.iter().copied().take(excess).collect();
+        let droppable = positions.iter().filter(|(_, id)| !self.held.contains(id));
+        let dropped: Vec<Position> = droppable.copied().take(excess).collect();
         for position in &dropped {
             positions.remove(position);
         }

@@ -266,6 +266,37 @@ fn an_author_cannot_fill_the_registry() {
 }
 
 #[test]
+fn what_is_held_is_not_pushed_out_by_newer_entries_in_any_order() {
+    let held = [1, 7].map(|seq| entry(9, seq, 0).id());
+    let newest = MAX_PER_DEVICE as u64 + 20;
+    let all: Vec<_> = (1..=newest).map(|seq| entry(9, seq, 0)).collect();
+    let insert = |entries: &mut dyn Iterator<Item = &Verified<ModelEntry>>| {
+        let mut registry = Registry::new(genesis());
+        registry.set_held(held);
+        for entry in entries {
+            registry.insert(entry.clone());
+        }
+        registry
+    };
+    let forwards = insert(&mut all.iter());
+    assert_eq!(forwards, insert(&mut all.iter().rev()));
+    assert_eq!(forwards.len(), MAX_PER_DEVICE);
+    for id in &held {
+        assert!(forwards.standing(id).is_some(), "it was pushed out");
+    }
+    // The oldest that nobody holds are gone, no others.
+    let gone = |seq: u64| forwards.get(&all[seq as usize - 1].id()).is_none();
+    let oldest = newest - MAX_PER_DEVICE as u64 + 2;
+    let expected = |seq: &u64| *seq <= oldest && ![1, 7].contains(seq);
+    assert!((1..=newest).all(|seq| gone(seq) == expected(&seq)));
+    // Held no longer, it is as old as any.
+    let mut registry = forwards;
+    registry.set_held([]);
+    assert!(registry.insert(entry(9, newest + 1, 0)) == Insertion::New);
+    assert!(registry.get(&held[0]).is_none());
+}
+
+#[test]
 fn strangers_cannot_fill_the_registry_or_push_out_whom_it_knows() {
     let mut registry = Registry::new(genesis());
     registry.pin(node(3));

@@ -65,6 +65,8 @@ impl Shelf {
     /// The store's.
     pub fn reread(&mut self) -> anyhow::Result<()> {
         self.held = self.catalogue.list()?;
+        let ids = self.held.iter().map(|held| held.entry.id());
+        self.registry.set_held(ids);
         for held in self.held.clone() {
             self.learn(held.entry);
         }
@@ -240,5 +242,63 @@ fn own_model(entry: &Verified<ModelEntry>, parts: &Parts, pool: &Pool) -> OwnMod
         prefill,
         decode,
         load_ms: u64::try_from(LOAD_GUESS.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use substrate_ledger::registry::MAX_PER_DEVICE;
+    use substrate_record::{ContentHash, FileRole, ModelFile};
+
+    use super::*;
+    use crate::home::Home;
+    use crate::keys::{DeviceKey, RegistryKey, genesis_of_network};
+    use crate::models::catalogue::{LocalFacts, sign_entry};
+    use crate::store::Store;
+
+    fn body(number: usize) -> ModelEntry {
+        ModelEntry {
+            name: format!("m:{number}"),
+            files: vec![ModelFile {
+                role: FileRole::Weights,
+                sha256: ContentHash::of(&number.to_be_bytes()),
+                size: 1,
+            }],
+            arch: "llama".into(),
+            quant: "Q4_1".into(),
+            context: 2048,
+            licence: "Apache-2.0".into(),
+            template_sha256: None,
+            sources: Vec::new(),
+            reference_rates: None,
+            base: None,
+        }
+    }
+
+    #[test]
+    fn what_is_held_stays_usable_however_many_were_signed_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("home"));
+        home.prepare().unwrap();
+        let device = DeviceKey::open_or_create(&home).unwrap();
+        let genesis = genesis_of_network(&device, &RegistryKey::generate(), "ours");
+        let store = Store::open(&home.store()).unwrap();
+        store.add_network(&genesis).unwrap();
+        let catalogue = Catalogue::new(store, genesis.network());
+        let sign = |number| {
+            let records = catalogue.records();
+            sign_entry(&records, body(number), device.signing(), 1).unwrap()
+        };
+        let signed: Vec<_> = (0..=MAX_PER_DEVICE).map(sign).collect();
+        let (first, second) = (signed[0].clone(), signed[1].id());
+        let (name, facts) = ("first".parse().unwrap(), LocalFacts::default());
+        catalogue.bind(&name, &first, &facts, None, 1).unwrap();
+        let shelf = Shelf::open(&genesis, catalogue, signed, [device.node()]).unwrap();
+        assert_eq!(shelf.named("first"), [first.id()]);
+        let standings = shelf.standings();
+        assert!(standings.contains_key(&first.id()));
+        // The bound holds, at the cost of what nobody has here.
+        assert_eq!(standings.len(), MAX_PER_DEVICE);
+        assert!(!standings.contains_key(&second));
     }
 }
