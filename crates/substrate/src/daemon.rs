@@ -128,7 +128,7 @@ async fn serve(options: DaemonOptions, home: Home, drain: CancellationToken) -> 
     // The listeners' own end: they answer, if only to refuse, until the last life has drained.
     let stop = CancellationToken::new();
     let (desks, desk) = watch::channel(Arc::new(opened.desk(&home)?));
-    let listeners = listeners(&options, &config, &opened.keys).await?;
+    let listeners = listeners(&options, &config, &opened.keys)?;
     opened.api = listeners.iter().map(|(_, bound)| *bound).collect();
     let socket = grpc::bind(&home.socket()?).await?;
     let keys = opened.keys.clone();
@@ -264,7 +264,7 @@ fn stay_out_of_cores() -> anyhow::Result<()> {
         .context("cannot keep this process out of cores")
 }
 
-async fn listeners(
+fn listeners(
     options: &DaemonOptions,
     config: &Config,
     keys: &ApiKeys,
@@ -277,7 +277,7 @@ async fn listeners(
     let mut listeners = Vec::with_capacity(addrs.len());
     for addr in addrs.iter().copied() {
         ListenerPolicy::check(addr, keys)?;
-        let listener = TcpListener::bind(addr).await.with_context(|| {
+        let listener = http::listen(addr).with_context(|| {
             format!("cannot listen on {addr}\nhint: another program uses the port; choose one with `--api 127.0.0.1:PORT`")
         })?;
         let bound = listener.local_addr()?;

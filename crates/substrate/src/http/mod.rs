@@ -50,7 +50,7 @@ pub use actions::{ActionError, Details, ModelActions, PullProgress, PullRights};
 pub use keys::{ApiKey, ApiKeys};
 pub use openai::lines;
 pub use policy::{ListenerPolicy, ListenerRefused};
-pub use serve::serve;
+pub use serve::{listen, serve};
 
 use crate::batches::Batches;
 use crate::door::Door;

@@ -3,6 +3,8 @@
 //! Invariant: at most [`MAX_CONNECTIONS`] sockets are open; further callers wait in the kernel's
 //! backlog. After `stop`, nothing is accepted and answers in flight get [`STOP_GRACE`] to end.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +23,10 @@ use super::{HttpState, router};
 /// Sockets open at once. Twice the daemon's own list of 1,024 jobs: every waiting client may keep a
 /// second connection for lists and `ps`.
 const MAX_CONNECTIONS: usize = 2_048;
+
+/// Callers that the kernel lets wait until they are accepted, as many as the list of jobs takes. With the usual 128, of 500 who call at
+/// once while the machine is busy some are answered with a reset: the kernel falls back to SYN cookies, which may have expired.
+const BACKLOG: u32 = 1_024;
 
 /// How long a caller may take to send its request line and headers.
 ///
@@ -34,6 +40,21 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A pause after a failed `accept` (such as too many open files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens at this address.
+///
+/// # Errors
+/// Another program does, or it is no address of this machine.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a daemon that starts again need not wait for connections of the last one.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
 
 /// Answers callers of `listener` until `stop`, then returns when the last answer has left.
 pub async fn serve(listener: TcpListener, state: HttpState, stop: CancellationToken) {
