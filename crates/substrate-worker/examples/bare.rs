@@ -1,8 +1,8 @@
 //! One program for both sides of a comparison (`wall_cost`): what a wall costs is the difference between it and itself.
 //!
 //! `bare MODEL`, with the pipe as standard input: the worker without its seals, to be started without a wall. `bare` without a word,
-//! as the wall starts a worker: the worker. Two programs would differ in where their linker puts what is hot, too. It is linked like the worker (`-C target-feature=+crt-static`). Nothing starts it but the measurement: the
-//! worker itself cannot be told to stay unsealed.
+//! as the wall starts a worker: the worker. Two programs would differ in where their linker puts what is hot, too.
+//! It is linked like the worker (`-C target-feature=+crt-static`). Nothing starts it but the measurement: the worker itself cannot be told to stay unsealed.
 
 use std::fs::File;
 use std::io;
