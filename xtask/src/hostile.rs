@@ -3,8 +3,9 @@
 //! `substrate-hostile-worker` is put in the worker's place, in a folder of its own. Each model that it is given names a mode of
 //! misbehaviour and a seed, and one of them, [`GOOD`], none.
 //!
-//! Invariant: whatever the worker does, a job ends at its deadline at the latest, with an answer or an error in words; the daemon
-//! lives, keeps its size and its descriptors, answers with its good model, and writes no prompt into its log.
+//! Invariant: whatever the worker does, a job has its first token by its deadline or ends, and one whose worker falls silent after
+//! that ends with the lease of its work; it ends with an answer or an error in words; the daemon lives, keeps its size and its
+//! descriptors, answers with its good model, and writes no prompt into its log.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,6 +24,15 @@ pub const MARKER: &str = "zebra-quartz-hostile-4471";
 
 /// How long a job may wait for its first token.
 pub const DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long work may stand still once it has said a token (`WORK_LEASE_MS` in `substrate-node`).
+const LEASE: Duration = Duration::from_secs(120);
+
+/// The mode that says a token and then nothing. Each of its jobs lasts as long as the lease of its work.
+pub const SILENT: &str = "fall silent in the answer";
+
+/// Modes that may do the same.
+const FALL_SILENT: [&str; 2] = [SILENT, "chaos"];
 
 /// What a busy machine may take beyond it: starting the command, eight tries, the answer's way.
 const SLACK: Duration = Duration::from_secs(20);
@@ -136,10 +146,7 @@ impl Hostile {
     /// # Errors
     /// The command's.
     pub fn add(&self, mode: &str, seed: u64) -> Result<String> {
-        let plain: String = mode
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
+        let plain = plain(mode);
         let name = match seed {
             0 => plain,
             seed => format!("{plain}-{seed}"),
@@ -176,7 +183,12 @@ impl Hostile {
             .args([name, &prompt]);
         let ended = command.stdin(std::process::Stdio::null()).output()?;
         let took = begun.elapsed();
-        ensure!(took < DEADLINE + SLACK, "{name}: it took {took:?}");
+        let is_it = |mode: &&str| name.starts_with(&plain(mode));
+        let lease = match FALL_SILENT.iter().any(is_it) {
+            true => LEASE,
+            false => Duration::ZERO,
+        };
+        ensure!(took < DEADLINE + lease + SLACK, "{name}: it took {took:?}");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if ended.status.success() {
             return Ok(Came::Answer(text(&ended.stdout)));
@@ -276,6 +288,11 @@ impl Hostile {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         Ok((self.node.resident_bytes()?, descriptors))
     }
+}
+
+/// A mode as the name of a model.
+fn plain(mode: &str) -> String {
+    mode.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
 /// Living children of a process.

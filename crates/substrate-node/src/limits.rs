@@ -144,7 +144,7 @@ pub const WARM_PLACES: usize = 256;
 /// Own attempts at one other node at a time: what its queue would take of one identity.
 pub const OFFERS_PER_NODE: u32 = 16;
 
-/// Attempts at one peer behave as stalled after this and three times what its own claimed speed needs for the next step.
+/// An attempt is stalled after this and three times what its node needs for the next step by its own claim, [`WORK_LEASE_MS`] at most.
 pub const STALL_BASE_MS: u64 = 20_000;
 
 /// Prompt tokens between two progress reports (PROTOCOL.md 4).

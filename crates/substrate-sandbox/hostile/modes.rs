@@ -125,6 +125,10 @@ pub const ALL: &[Mode] = &[
     // When it is told to answer.
     mode("never begin", When::Answer, |_, _| {}),
     mode("never begin nor end", When::Deaf, |_, _| {}),
+    mode("fall silent in the answer", When::Answer, |play, seq| {
+        play.token(seq, 1, b"half");
+        play.be_silent()
+    }),
     mode("leave in the answer", When::Answer, |play, seq| {
         play.token(seq, 1, b"half");
         std::process::exit(1)

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use xtask::hostile::{Came, GOOD, Hostile, Mode, modes};
+use xtask::hostile::{Came, GOOD, Hostile, Mode, SILENT, modes};
 use xtask::node::Scratch;
 
 /// How long, unless it is said.
@@ -44,9 +44,12 @@ pub fn prove(bin: &Path, minutes: u64) -> Result<()> {
     let scratch = Scratch::new("prove-hostile")?;
     let hostile = Hostile::start(bin, &scratch)?;
     let modes = modes(bin)?;
-    let modes: Vec<Mode> = modes.into_iter().filter(|mode| mode.name != GOOD).collect();
+    // Its jobs take minutes: one is enough.
+    let drawn = |mode: &Mode| mode.name != GOOD && mode.name != SILENT;
+    let modes: Vec<Mode> = modes.into_iter().filter(drawn).collect();
     ensure!(modes.len() >= MODELS, "{} modes", modes.len());
     silent_workers_end(&hostile)?;
+    silent_answers_end(&hostile)?;
     let (begun, mut told) = (Instant::now(), Instant::now());
     let mut seen = Seen::default();
     while begun.elapsed() < Duration::from_secs(minutes * 60) {
@@ -76,6 +79,24 @@ fn silent_workers_end(hostile: &Hostile) -> Result<()> {
         .node
         .wait_for("the end of a silent worker", DEAF, gone)?;
     println!("a worker that answers no Cancel is gone");
+    hostile.remove(&name)
+}
+
+/// An answer whose worker falls silent ends with the lease of its work, whether the worker is its own or others' too.
+fn silent_answers_end(hostile: &Hostile) -> Result<()> {
+    let name = hostile.add(SILENT, 0)?;
+    let ask = |more: &'static [&'static str]| {
+        let came = hostile.ask(&name, "half", more)?;
+        ensure!(matches!(came, Came::Error(_)), "{came:?}");
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let both = [&[] as &[&str], &["--isolated"]].map(|more| scope.spawn(move || ask(more)));
+        both.into_iter()
+            .map(|one| one.join().expect("no panic"))
+            .collect::<Result<Vec<()>>>()
+    })?;
+    println!("an answer that falls silent ends");
     hostile.remove(&name)
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use substrate_record::{JobId, NodeId};
 
 use crate::event::Action;
-use crate::limits::{PREFILL_CHUNK, STALL_BASE_MS, slowness};
+use crate::limits::{PREFILL_CHUNK, STALL_BASE_MS, WORK_LEASE_MS, slowness};
 use crate::route::{Blocked, Chosen, Errand, ScopedCandidates, millis};
 use crate::status::JobPhase;
 use crate::terms::{AttemptId, ClientId, Want};
@@ -181,7 +181,8 @@ fn same_demands(a: &Want, b: &Want) -> bool {
     (a.scope, a.placement, a.wall, &a.entries) == (b.scope, b.placement, b.wall, &b.entries)
 }
 
-/// How long this provider may go without progress, by the prompt speed it claims itself.
+/// How long this provider may go without progress, by the prompt speed it claims itself. One that claims none, or hardly any, is
+/// not waited for longer than the lease after which an honest one gives such work up.
 fn stall_ms(step: &Step<'_>, node: &NodeId, entry: &substrate_record::RecordId) -> u64 {
     let claimed = if *node == step.world.own() {
         step.world.models.get(entry).map(|model| model.prefill)
@@ -196,5 +197,6 @@ fn stall_ms(step: &Step<'_>, node: &NodeId, entry: &substrate_record::RecordId) 
                 .map(|o| o.prefill)
         })
     };
-    STALL_BASE_MS.saturating_add(3 * millis(PREFILL_CHUNK, claimed.unwrap_or(0)))
+    let three_steps = 3 * millis(PREFILL_CHUNK, claimed.unwrap_or(0));
+    STALL_BASE_MS + three_steps.min(WORK_LEASE_MS)
 }

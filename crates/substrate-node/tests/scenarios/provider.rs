@@ -409,6 +409,41 @@ fn a_slot_without_input_is_given_to_the_next() {
 }
 
 #[test]
+fn an_answer_that_stands_still_for_its_lease_gives_up_its_slot() {
+    check(
+        "own m
+        lend commons 1
+        offer S j1#1 commons
+        from S j1#1 input
+        from S j1#1 begun
+        from S j1#1 beats for 100000
+        from S j1#1 made 1
+        from S j1#1 beats for 120000",
+        expect![[r#"
+            own m
+            lend commons 1
+            offer S j1#1 commons
+                reply S j1#1: ready
+            from S j1#1 input
+                run S j1#1 m
+            from S j1#1 begun
+            from S j1#1 beats for 100000
+                1: publish to all: [m] slots 1 queue 0
+                1: publish to circle: [m] slots 1 queue 0
+                63846: publish to all: [m] slots 1 queue 0
+                63846: publish to circle: [m] slots 1 queue 0
+            from S j1#1 made 1
+            from S j1#1 beats for 120000
+                127273: publish to all: [m] slots 1 queue 0
+                127273: publish to circle: [m] slots 1 queue 0
+                191532: publish to all: [m] slots 1 queue 0
+                191532: publish to circle: [m] slots 1 queue 0
+                220000: stop S j1#1: LeaseExpired
+        "#]],
+    );
+}
+
+#[test]
 fn a_requester_gone_before_accept_starts_nothing() {
     check(
         "own m

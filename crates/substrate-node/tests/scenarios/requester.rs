@@ -899,6 +899,38 @@ fn a_peer_that_heartbeats_and_gets_nowhere_is_left() {
 }
 
 #[test]
+fn a_peer_that_claims_no_speed_is_left_when_the_lease_of_an_honest_one_has_ended() {
+    check(
+        "peer S
+        gossip S m speed=0
+        submit j1 commons
+        S j1#1 ready
+        S j1#1 started
+        S j1#1 tokens 1
+        S j1#1 beats for 141000",
+        expect![[r#"
+            peer S
+            gossip S m speed=0
+                forward
+            submit j1 commons
+                offer S j1#1 m commons
+                tell j1: 0 ahead, 0 ms, asking node S
+            S j1#1 ready
+                tell j1: 0 ahead, 0 ms, node S is preparing
+            S j1#1 started
+                tell started S j1#1 9 in
+            S j1#1 tokens 1
+            S j1#1 beats for 141000
+                140000: close S j1#1 1 tokens: Stalled
+                140000: tell j1 left S after 1: Stalled
+                140000: tell j1: 0 ahead, 0 ms, every node that could answer is busy or out of reach
+                141000: offer S j1#2 m commons resuming 1 after #1
+                141000: tell j1: 0 ahead, 0 ms, asking node S
+        "#]],
+    );
+}
+
+#[test]
 fn patience_in_a_queue_ends_at_twice_what_was_promised_and_30_s() {
     check(
         "peer S

@@ -68,12 +68,15 @@ fn an_isolated_job_gets_the_same_answer_from_a_worker_that_is_gone_afterwards() 
     assert!(load > 0, "the cost is told: {end}");
 
     // Two at once, each with a process of its own, beside the shared one, which answers meanwhile.
+    node.wait_for("the end of the one before", SOON, |node| {
+        Ok(pids(node, true)?.is_empty())
+    })?;
     let mut seen = BTreeSet::new();
     std::thread::scope(|scope| -> Result<()> {
         let two = [(); 2].map(|()| scope.spawn(|| ask(&node, LONG, &["--isolated"])));
         node.wait_for("two workers of one job each", SOON, |node| {
-            seen.extend(pids(node, true)?);
-            Ok(pids(node, true)?.len() == 2)
+            seen = pids(node, true)?;
+            Ok(seen.len() == 2)
         })?;
         assert_eq!(ask(&node, SHORT, &[])?.0, shared);
         for one in two {
