@@ -81,7 +81,8 @@ def copies_and_deletes_it(client, base):
     assert client.delete(OWN).status == "success"
     assert client.chat(model=COPY, messages=QUESTION).eval_count <= 8
     assert client.delete(COPY).status == "success"
-    assert client.chat(model=base, messages=QUESTION, options={"num_predict": 2}).message.content
+    options = {"num_predict": 2, "temperature": 0}
+    assert client.chat(model=base, messages=QUESTION, options=options).message.content
 
 
 def refuses_by_name(client, base):

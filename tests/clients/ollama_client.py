@@ -44,20 +44,21 @@ def shows_the_model(client, model):
 
 
 def streams_a_chat(client, model):
-    lines = list(answer(client, model, stream=True, options={"temperature": 0}))
+    # With a seed both are read whole; without, the second goes on from what the first left, and may round otherwise.
+    options = {"temperature": 0, "seed": 1}
+    lines = list(answer(client, model, stream=True, options=options))
     assert not any(line.done for line in lines[:-1]) and lines[-1].done, "done came in the wrong place"
     last = lines[-1]
     assert last.done_reason in ("stop", "length"), last
     assert last.eval_count > 0 and last.prompt_eval_count > 0 and last.total_duration > 0, last
     text = "".join(line.message.content for line in lines)
     assert text, "no text came"
-    whole = answer(client, model, options={"temperature": 0})
+    whole = answer(client, model, options=options)
     assert whole.message.content == text, (text, whole.message.content)
     assert whole.message.role == "assistant" and whole.done, whole
 
 
 def generates(client, model):
-    # With a seed both are read whole; without, the second goes on from what the first left, and may round otherwise.
     options = {"num_predict": 8, "temperature": 0, "seed": 1}
     whole = client.generate(model=model, prompt="Say hello.", options=options)
     lines = client.generate(model=model, prompt="Say hello.", options=options, stream=True)
@@ -114,8 +115,9 @@ def thinks_only_if_it_can(client, model):
         else:
             error = refused(lambda: answer(client, model, think=think))
             assert error.status_code == 400 and "does not support thinking" in error.error, error
-    assert answer(client, model, think=False, options={"num_predict": 8}).message.content
-    assert client.generate(model=model, prompt="Hi", think=False, options={"num_predict": 8}).response
+    short = {"num_predict": 8, "temperature": 0}
+    assert answer(client, model, think=False, options=short).message.content
+    assert client.generate(model=model, prompt="Hi", think=False, options=short).response
 
 
 def says_what_is_not_there(client, model):

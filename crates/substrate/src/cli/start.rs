@@ -38,6 +38,13 @@ const LOG_LINES: usize = 6;
 /// A log larger than this is set aside when a daemon starts.
 const LOG_KEPT: u64 = 16 * 1024 * 1024;
 
+/// A daemon that was just started.
+pub struct Started {
+    process: Child,
+    /// Length of the log before it: what earlier daemons wrote.
+    log_from: u64,
+}
+
 /// Starts a daemon and waits until it answers, or finds that somebody else just did.
 pub async fn start(session: &Session, home: &Home, extra: &[String]) -> anyhow::Result<Client> {
     check_config(home)?;
@@ -49,7 +56,7 @@ pub async fn start(session: &Session, home: &Home, extra: &[String]) -> anyhow::
     }
     note("starting the daemon ...");
     let daemon = spawn(session, home, extra)?;
-    let pid = daemon.id();
+    let pid = daemon.process.id();
     let client = wait_for(home, Some(daemon)).await?;
     note(format_args!(
         "the daemon runs (pid {pid}) until `substrate stop --daemon`; its log is {}",
@@ -71,13 +78,14 @@ pub fn check_config(home: &Home) -> anyhow::Result<Config> {
     })
 }
 
-fn spawn(session: &Session, home: &Home, extra: &[String]) -> anyhow::Result<Child> {
+fn spawn(session: &Session, home: &Home, extra: &[String]) -> anyhow::Result<Started> {
     let cannot = |error: std::io::Error| {
         Story::new("cannot start the daemon")
             .because(error)
             .hint("run `substrate doctor`")
     };
     let log = open_log(&home.log_file()).map_err(cannot)?;
+    let log_from = log.metadata().map_err(cannot)?.len();
     let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
     if let Some(root) = session.named_home() {
         command
@@ -89,7 +97,8 @@ fn spawn(session: &Session, home: &Home, extra: &[String]) -> anyhow::Result<Chi
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    Ok(command.spawn().map_err(cannot)?)
+    let process = command.spawn().map_err(cannot)?;
+    Ok(Started { process, log_from })
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {
@@ -104,16 +113,18 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 }
 
 /// Waits for the socket of a daemon that is starting; `daemon` is ours, if we started it.
-pub async fn wait_for(home: &Home, mut daemon: Option<Child>) -> anyhow::Result<Client> {
+pub async fn wait_for(home: &Home, mut daemon: Option<Started>) -> anyhow::Result<Client> {
     let begun = Instant::now();
+    let log_from = daemon.as_ref().map_or(0, |daemon| daemon.log_from);
     while begun.elapsed() < SOCKET_DEADLINE {
         if let Some(client) = connect::running(home).await? {
             return Ok(client);
         }
         if let Some(daemon) = &mut daemon
-            && let Some(status) = daemon.try_wait()?
+            && let Some(status) = daemon.process.try_wait()?
         {
-            return Err(failed(home, format!("the daemon ended at once ({status})")));
+            let what = format!("the daemon ended at once ({status})");
+            return Err(failed(home, what, log_from));
         }
         tokio::time::sleep(SOCKET_PAUSE).await;
     }
@@ -121,16 +132,16 @@ pub async fn wait_for(home: &Home, mut daemon: Option<Child>) -> anyhow::Result<
         "the daemon did not open its socket within {} s",
         SOCKET_DEADLINE.as_secs()
     );
-    Err(failed(home, what))
+    Err(failed(home, what, log_from))
 }
 
-fn failed(home: &Home, what: String) -> anyhow::Error {
+fn failed(home: &Home, what: String, log_from: u64) -> anyhow::Error {
     let path = home.log_file();
     let story = Story::new(what).hint(format!(
         "its log is {}; `substrate doctor` checks this machine",
         path.display()
     ));
-    match log_end(&path) {
+    match log_end(&path, log_from) {
         Some(end) => story
             .because(anyhow::anyhow!("its last words are\n{end}"))
             .into(),
@@ -138,11 +149,11 @@ fn failed(home: &Home, what: String) -> anyhow::Error {
     }
 }
 
-/// The last lines of the log, indented.
-fn log_end(path: &Path) -> Option<String> {
+/// The last lines of the log after its first bytes, indented.
+fn log_end(path: &Path, from: u64) -> Option<String> {
     let mut log = File::open(path).ok()?;
     let length = log.metadata().ok()?.len();
-    log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))
+    log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL).max(from)))
         .ok()?;
     let mut bytes = Vec::new();
     log.read_to_end(&mut bytes).ok()?;

@@ -59,6 +59,17 @@ fn a_worker_with_a_flipped_bit_is_refused_by_its_digest() -> Result<()> {
     let node = Node::create(&bin, scratch.path(), "n")?;
     let doctor = node.cli(&["doctor"]).unwrap_err().to_string();
     assert!(doctor.contains("1 thing does not work"), "{doctor}");
+    // A command that starts a daemon tells that one's last words, and not the earlier one's.
+    let starts = || node.cli(&["run", "any", "hello"]).unwrap_err().to_string();
+    let told = starts();
+    assert!(told.contains("the daemon ended at once"), "{told}");
+    assert!(told.contains(&found), "{told}");
+    let mut bytes = fs::read(&worker)?;
+    bytes.push(0);
+    fs::write(&worker, bytes)?;
+    let told = starts();
+    assert!(told.contains(&xtask::model::digest(&worker)?), "{told}");
+    assert!(!told.contains(&found), "{told}");
     Ok(())
 }
 
