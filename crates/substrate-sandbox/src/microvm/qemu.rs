@@ -54,7 +54,7 @@ const TRANSLATIONS_MIB: u32 = 256;
 pub enum Accelerator {
     /// The processor itself, by `/dev/kvm`.
     Kvm,
-    /// QEMU's translator: right, and some hundreds of times slower for what an engine does (docs/benchmarks.md).
+    /// QEMU's translator: right, and a hundred times slower and more for what an engine does (docs/benchmarks.md).
     Emulation,
 }
 

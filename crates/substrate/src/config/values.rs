@@ -460,7 +460,7 @@ pub enum MicrovmUse {
     /// If the processor can run them and an image is installed.
     #[default]
     Auto,
-    /// An emulated one, if the processor cannot: some hundreds of times slower, for the owner's own trials.
+    /// An emulated one, if the processor cannot: a hundred times slower and more, for the owner's own trials.
     Emulated,
     /// No.
     Off,

@@ -44,7 +44,7 @@ pub struct MachineSettings {
     pub trust: Trust,
     /// Where saved machines are kept.
     pub folder: PathBuf,
-    /// Whether a machine may be emulated: for trying things, as it is some hundreds of times slower.
+    /// Whether a machine may be emulated: for trying things, as it is a hundred times slower and more.
     pub emulated: bool,
 }
 
