@@ -28,7 +28,7 @@ pub const DEADLINE: Duration = Duration::from_secs(3);
 /// How long work may stand still once it has said a token (`WORK_LEASE_MS` in `substrate-node`).
 const LEASE: Duration = Duration::from_secs(120);
 
-/// The mode that says a token and then nothing. Each of its jobs lasts as long as the lease of its work.
+/// The mode that says a token and then nothing. Each of its jobs lasts until it counts as stalled, at the latest for the lease of its work.
 pub const SILENT: &str = "fall silent in the answer";
 
 /// Modes that may do the same.

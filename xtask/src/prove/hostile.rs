@@ -44,7 +44,7 @@ pub fn prove(bin: &Path, minutes: u64) -> Result<()> {
     let scratch = Scratch::new("prove-hostile")?;
     let hostile = Hostile::start(bin, &scratch)?;
     let modes = modes(bin)?;
-    // Its jobs take minutes: one is enough.
+    // Its jobs take half a minute or two: one of each kind is enough.
     let drawn = |mode: &Mode| mode.name != GOOD && mode.name != SILENT;
     let modes: Vec<Mode> = modes.into_iter().filter(drawn).collect();
     ensure!(modes.len() >= MODELS, "{} modes", modes.len());

@@ -181,8 +181,8 @@ fn same_demands(a: &Want, b: &Want) -> bool {
     (a.scope, a.placement, a.wall, &a.entries) == (b.scope, b.placement, b.wall, &b.entries)
 }
 
-/// How long this provider may go without progress, by the prompt speed it claims itself. One that claims none, or hardly any, is
-/// not waited for longer than the lease after which an honest one gives such work up.
+/// How long this provider may go without progress, by the prompt speed it claims itself. However slow it claims to be, an honest
+/// one has given such work up by then.
 fn stall_ms(step: &Step<'_>, node: &NodeId, entry: &substrate_record::RecordId) -> u64 {
     let claimed = if *node == step.world.own() {
         step.world.models.get(entry).map(|model| model.prefill)

@@ -76,7 +76,7 @@ fn the_daemon_bears_a_worker_that_is_taken_over() -> Result<()> {
     let modes: Vec<String> = modes(&bin)?.into_iter().map(|mode| mode.name).collect();
     let (last, first): (Vec<String>, Vec<String>) = modes
         .into_iter()
-        // The silent one takes minutes; `cargo xtask prove hostile` has the time.
+        // The silent one takes half a minute or two; `cargo xtask prove hostile` has the time.
         .filter(|mode| mode != GOOD && mode != SILENT)
         .partition(|mode| BLOCKERS.contains(&mode.as_str()));
     let mut came = all(&hostile, &first)?;
