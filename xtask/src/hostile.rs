@@ -25,6 +25,9 @@ pub const MARKER: &str = "zebra-quartz-hostile-4471";
 /// How long a job may wait for its first token.
 pub const DEADLINE: Duration = Duration::from_secs(3);
 
+/// What a busy machine may take beyond it: starting the command, eight tries, the answer's way.
+const SLACK: Duration = Duration::from_secs(20);
+
 /// How long work may stand still once it has said a token (`WORK_LEASE_MS` in `substrate-node`).
 const LEASE: Duration = Duration::from_secs(120);
 
@@ -33,9 +36,6 @@ pub const SILENT: &str = "fall silent in the answer";
 
 /// Modes that may do the same.
 const FALL_SILENT: [&str; 2] = [SILENT, "chaos"];
-
-/// What a busy machine may take beyond it: starting the command, eight tries, the answer's way.
-const SLACK: Duration = Duration::from_secs(20);
 
 /// How long a load may take here: one mode never ends its own, and all others wait for it.
 const LOAD_TIMEOUT: &str = "2s";
@@ -183,8 +183,8 @@ impl Hostile {
             .args([name, &prompt]);
         let ended = command.stdin(std::process::Stdio::null()).output()?;
         let took = begun.elapsed();
-        let is_it = |mode: &&str| name.starts_with(&plain(mode));
-        let lease = match FALL_SILENT.iter().any(is_it) {
+        let is_of = |mode: &&str| name.starts_with(&plain(mode));
+        let lease = match FALL_SILENT.iter().any(is_of) {
             true => LEASE,
             false => Duration::ZERO,
         };

@@ -82,7 +82,7 @@ fn silent_workers_end(hostile: &Hostile) -> Result<()> {
     hostile.remove(&name)
 }
 
-/// An answer whose worker falls silent ends with the lease of its work, whether the worker is its own or others' too.
+/// An answer whose worker falls silent ends with the lease of its work at the latest, whether the worker is its own or others' too.
 fn silent_answers_end(hostile: &Hostile) -> Result<()> {
     let name = hostile.add(SILENT, 0)?;
     let ask = |more: &'static [&'static str]| {
